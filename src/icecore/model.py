@@ -1,0 +1,145 @@
+"""The nouns of the product and the states they move through. Pure: no files, sockets, clock or randomness.
+
+Spelling: inside, snake case with units (``size_bytes``, ``started_at`` in whole Unix seconds UTC unless said
+otherwise); on the wire, PolarDB's names. They meet in ``api/contract.py`` only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+MANUAL_BACKUP_LIMIT = 3  # seed page: "You can manually create up to three backups for each cluster"
+CLIENT_TOKEN_LENGTH = 64  # seed page: "cannot exceed 64 characters in length"
+
+
+class BackupMode(StrEnum):
+    MANUAL = "Manual"
+    AUTOMATED = "Automated"
+
+
+class BackupStatus(StrEnum):
+    """What a backup is to its holder. Only ``SUCCESS`` and ``FAILED`` have a word on PolarDB's wire."""
+
+    PENDING = "Pending"  # accepted; its job has not started
+    RUNNING = "Running"
+    SUCCESS = "Success"  # its manifest is in the repository (R4)
+    FAILED = "Failed"
+    DELETING = "Deleting"  # no longer shown; its manifest is being removed
+
+
+class ClusterStatus(StrEnum):
+    CREATING = "Creating"
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+    DELETING = "Deleting"
+
+
+class JobKind(StrEnum):
+    BACKUP = "backup"
+    RESTORE = "restore"
+    DELETE_BACKUP = "delete-backup"
+    DELETE_CLUSTER = "delete-cluster"
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Phase(StrEnum):
+    """PolarDB's ``BackupProgressStatus``, so DescribeBackupTasks is a projection of the job."""
+
+    NO_START = "NoStart"
+    PREPARING = "Preparing"
+    WAITING = "Waiting"
+    UPLOADING = "Uploading"
+    CHECKING = "Checking"
+    FINISHED = "Finished"
+
+
+# C5: a state that is not named here as a successor cannot follow. A crash is running -> running (a new epoch).
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset({JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+BACKUP_TRANSITIONS: dict[BackupStatus, frozenset[BackupStatus]] = {
+    BackupStatus.PENDING: frozenset({BackupStatus.RUNNING, BackupStatus.FAILED}),
+    BackupStatus.RUNNING: frozenset({BackupStatus.RUNNING, BackupStatus.SUCCESS, BackupStatus.FAILED}),
+    BackupStatus.SUCCESS: frozenset({BackupStatus.DELETING}),
+    BackupStatus.FAILED: frozenset({BackupStatus.DELETING}),
+    BackupStatus.DELETING: frozenset(),
+}
+
+# These count against MANUAL_BACKUP_LIMIT: sets that exist or are being made. Failed and deleted ones do not.
+COUNTED_AGAINST_QUOTA = (BackupStatus.PENDING, BackupStatus.RUNNING, BackupStatus.SUCCESS)
+
+
+class FileKind(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+
+
+@dataclass(frozen=True, slots=True)
+class FileMeta:
+    """One name in a backup, without its content.
+
+    ``path`` is relative to the data directory, ``/``-separated, undecodable bytes as surrogate escapes; a
+    tablespace's files stand below ``pg_tblspc/<oid>/``, whose own entry is a SYMLINK with the source's
+    ``target``. ``mode`` holds permission bits only.
+    """
+
+    path: str
+    kind: FileKind
+    mode: int
+    mtime_s: int = 0
+    size_bytes: int = 0
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where a backup begins and ends in the engine's log, and the moment it stands for."""
+
+    start_position: str  # PostgreSQL: LSN "0/3000028"
+    stop_position: str
+    timeline: int
+    started_at: int
+    stopped_at: int
+    consistent_at: int  # every commit acknowledged before this second is in the backup
+
+
+@dataclass(frozen=True)
+class BackupFacts:
+    """The manifest's header: everything but the files. All of it survives a lost catalog (R8)."""
+
+    backup_id: str
+    cluster_id: str
+    cluster_name: str
+    job_uuid: str
+    mode: BackupMode
+    boundary: Boundary
+    engine: str  # "postgresql"
+    engine_version: str  # "15.18"
+    size_bytes: int  # logical: the sum of all file sizes
+    file_count: int
+    tool_version: str
+    client_token: str = ""
+    token_digest: str = ""  # digest of the parameters that came with the token (C2)
+    comment: str = ""
+    warnings: tuple[str, ...] = ()
+    engine_facts: dict[str, Any] = field(default_factory=dict)  # JSON; read by the engine that wrote it
+
+
+def allowed(before: JobState, after: JobState) -> bool:
+    """C5: whether a job may move from ``before`` to ``after``."""
+    return after in TRANSITIONS[before]
