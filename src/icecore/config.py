@@ -165,13 +165,11 @@ class Credential:
 
 
 def save_credential(config: Config, credential: Credential) -> None:
-    body = {"AccessKeyId": credential.access_key_id, "AccessKeySecret": credential.access_key_secret}
-    write_private(config.home / "credential.json", json.dumps(body).encode())
+    write_private(config.home / "credential.json", json.dumps(credential.__dict__).encode())
 
 
 def operator_credential(config: Config) -> Credential:
-    body = json.loads(read_private(config.home / "credential.json"))
-    return Credential(body["AccessKeyId"], body["AccessKeySecret"])
+    return Credential(**json.loads(read_private(config.home / "credential.json")))
 
 
 def save_password(config: Config, cluster_id: str, password: str) -> None:

@@ -1,0 +1,102 @@
+"""The catalog: sole owner of what was asked for and how far it got.
+
+``intents`` holds the transactions of requests, ``jobs`` those of workers, ``keys`` the access keys, ``clusters``
+the registry. Each public function is one transaction and keeps the laws C1–C5 by a constraint or by being serialised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from icecore.catalog import database, tables
+from icecore.config import Config
+
+if TYPE_CHECKING:
+    from dbos import DBOSClient
+
+QUEUE = "jobs"
+WORKFLOW = "icecore.run_job"
+# DBOS strands jobs when its application version (by default a hash of the sources) changes; ours changes only
+# when a queued job of the previous version could not be run by this one
+JOB_VERSION = "1"
+
+
+class Catalog:
+    """Cheap to make: connections are opened when first used."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._durable = database.make_engine(config.catalog_url, synchronous="FULL")
+        self._brief = database.make_engine(config.catalog_url, synchronous="NORMAL")
+
+    def migrate(self) -> None:
+        database.migrate(self._durable, self.config.home, self.config.catalog_url)
+
+    def close(self) -> None:
+        self._durable.dispose()
+        self._brief.dispose()
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A serialised transaction that survives a power cut once it returned (C1)."""
+        with database.transaction(self._durable) as tx:
+            yield tx
+
+    @contextlib.contextmanager
+    def note(self) -> Iterator[sa.Connection]:
+        """A transaction whose loss in a power cut would not matter: progress, probes."""
+        with database.transaction(self._brief) as tx:
+            yield tx
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        with database.transaction(self._brief, read=True) as tx:
+            yield tx
+
+    @functools.cached_property
+    def _queue(self) -> DBOSClient:
+        from dbos import DBOSClient  # imported here: commands that only read need not pay for it
+
+        # a client only: a process that enqueues must never become an executor by accident
+        return DBOSClient(system_database_url=self.config.catalog_url, system_database_engine=self._durable, lazy=True)
+
+    def enqueue(self, tx: sa.Connection, job_id: str, cluster_id: str, *, attempt: int = 0, delay_s: float = 0) -> None:
+        """Queue the job inside the caller's transaction: they commit together or not at all."""
+        options: dict[str, Any] = {
+            "workflow_name": WORKFLOW,
+            "queue_name": QUEUE,
+            "workflow_id": f"job-{job_id}" if attempt == 0 else f"job-{job_id}-{attempt}",
+            "app_version": JOB_VERSION,
+            "queue_partition_key": cluster_id,
+        }
+        if delay_s:
+            options["delay_seconds"] = delay_s
+        self._queue.enqueue_in_transaction(tx, options, job_id)  # type: ignore[arg-type]
+
+    def pending_executors(self) -> set[str]:
+        """Ids of the executors that hold unfinished jobs, alive or not."""
+        return {status.executor_id for status in self._queue.list_workflows(status="PENDING") if status.executor_id}
+
+
+def new_id(tx: sa.Connection) -> str:
+    """A number never given before, also not by a catalog that was lost: it follows the clock in milliseconds, and
+    adopting a backup from the repository raises it above that backup's."""
+    number = max(_last_id(tx) + 1, time.time_ns() // 1_000_000)
+    raise_last_id(tx, number)
+    return str(number)
+
+
+def raise_last_id(tx: sa.Connection, number: int) -> None:
+    if number > _last_id(tx):
+        tx.execute(sa.delete(tables.meta).where(tables.meta.c.name == "last_id"))
+        tx.execute(sa.insert(tables.meta).values(name="last_id", value=str(number)))
+
+
+def _last_id(tx: sa.Connection) -> int:
+    return int(tx.execute(sa.select(tables.meta.c.value).where(tables.meta.c.name == "last_id")).scalar() or 0)

@@ -1,0 +1,91 @@
+"""The registry of clusters: what is protected, and how it was when last looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from icecore import errors
+from icecore.catalog import Catalog, tables
+from icecore.catalog.intents import add_cluster, live_cluster, new_cluster_id, now
+from icecore.model import ClusterStatus
+
+
+def register(catalog: Catalog, *, name: str, engine: str, dsn: str, region_id: str) -> str:
+    """Remember a running server; gives its id. It counts as Stopped until it was looked at.
+
+    A cluster known from its backups only (a rebuilt catalog) gets its server back under its old id.
+    """
+    with catalog.write() as tx:
+        orphan = tx.execute(
+            sa.select(tables.cluster).where(
+                tables.cluster.c.name == name, tables.cluster.c.dsn == "", tables.cluster.c.origin == "registered"
+            )
+        ).first()
+        if orphan is not None:
+            tx.execute(sa.update(tables.cluster).where(tables.cluster.c.id == orphan.id).values(dsn=dsn, engine=engine))
+            return str(orphan.id)
+        cluster_id = new_cluster_id(tx)
+        add_cluster(
+            tx,
+            id=cluster_id,
+            name=name,
+            engine=engine,
+            dsn=dsn,
+            origin="registered",
+            status=ClusterStatus.STOPPED,
+            status_reason="not looked at yet",
+            region_id=region_id,
+            created_at=now(),
+        )
+        return cluster_id
+
+
+def observed(
+    catalog: Catalog, cluster_id: str, *, running: bool, reason: str = "", facts: dict[str, Any] | None = None
+) -> None:
+    """Record what a look at the server found. A cluster that is being made or removed keeps its state.
+
+    ``facts``: ``major``, ``version``, ``size_bytes`` where the look got that far.
+    """
+    with catalog.note() as tx:
+        tx.execute(
+            sa.update(tables.cluster)
+            .where(
+                tables.cluster.c.id == cluster_id,
+                tables.cluster.c.status.in_((ClusterStatus.RUNNING, ClusterStatus.STOPPED)),
+            )
+            .values(
+                status=ClusterStatus.RUNNING if running else ClusterStatus.STOPPED,
+                status_reason=reason,
+                checked_at=now(),
+                **(facts or {}),
+            )
+        )
+
+
+def live(catalog: Catalog) -> list[sa.Row[Any]]:
+    with catalog.read() as tx:
+        query = sa.select(tables.cluster).where(tables.cluster.c.deleted_at.is_(None))
+        return list(tx.execute(query.order_by(tables.cluster.c.created_at.desc(), tables.cluster.c.id.desc())).all())
+
+
+def one(catalog: Catalog, cluster_id: str, *, also_removed: bool = False) -> sa.Row[Any]:
+    """Raises ClusterNotFound."""
+    with catalog.read() as tx:
+        return live_cluster(tx, cluster_id, also_removed=also_removed)
+
+
+def named(catalog: Catalog, name_or_id: str) -> sa.Row[Any]:
+    """A live cluster by its id or name. Raises ClusterNotFound."""
+    with catalog.read() as tx:
+        row = tx.execute(
+            sa.select(tables.cluster).where(
+                tables.cluster.c.deleted_at.is_(None),
+                sa.or_(tables.cluster.c.id == name_or_id, tables.cluster.c.name == name_or_id),
+            )
+        ).first()
+    if row is None:
+        raise errors.ClusterNotFound()
+    return row

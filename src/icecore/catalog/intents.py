@@ -1,0 +1,331 @@
+"""What a request changes: each function is one serialised transaction that writes an intent and queues its job.
+
+Order inside ``accept_backup`` and ``accept_restore``: token first (a replay answers whatever has happened to the
+cluster since), then the cluster, then its state, then the quota. Nothing is written before all have passed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from hashlib import sha256
+from typing import Any
+
+import sqlalchemy as sa
+
+from icecore import errors
+from icecore.catalog import Catalog, new_id, tables
+from icecore.model import (
+    COUNTED_AGAINST_QUOTA,
+    MANUAL_BACKUP_LIMIT,
+    BackupMode,
+    BackupStatus,
+    ClusterStatus,
+    JobKind,
+    JobState,
+    Phase,
+)
+
+
+def digest(parameters: dict[str, Any]) -> str:
+    """Stands for the parameters that came with a token: same digest, same request (common parameters aside)."""
+    return sha256(json.dumps(parameters, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def accept_backup(
+    catalog: Catalog, cluster_id: str, *, token: str = "", comment: str = "", mode: BackupMode = BackupMode.MANUAL
+) -> str:
+    """Accept a backup and queue its job; gives the id that both have.
+
+    Errors: TokenMismatch, ClusterNotFound, ClusterStatusDenied, QuotaExceeded.
+    """
+    request = digest({"cluster_id": cluster_id, "comment": comment})
+    with catalog.write() as tx:
+        replayed = _replayed(tx, "CreateBackup", token, request)  # C2
+        if replayed:
+            return replayed
+        cluster = live_cluster(tx, cluster_id)
+        if cluster.status != ClusterStatus.RUNNING:
+            raise errors.ClusterStatusDenied()
+        if mode is BackupMode.MANUAL and _manual_backups(tx, cluster_id) >= MANUAL_BACKUP_LIMIT:
+            raise errors.QuotaExceeded()
+        backup_id = new_id(tx)
+        _remember(tx, "CreateBackup", token, request, backup_id)
+        tx.execute(
+            sa.insert(tables.backup).values(
+                id=backup_id,
+                cluster_id=cluster_id,
+                job_uuid=str(uuid.uuid4()),
+                mode=mode,
+                status=BackupStatus.PENDING,
+                comment=comment,
+                client_token=token,
+                token_digest=request if token else "",
+                accepted_at=now(),
+            )
+        )
+        queue_job(catalog, tx, backup_id, JobKind.BACKUP, cluster_id, backup_id)
+    return backup_id  # C1: the reply is built from here on, after the commit
+
+
+def accept_deletion(catalog: Catalog, cluster_id: str, backup_ids: list[str]) -> None:
+    """Take backups away from view and quota, and queue the removal of their bytes. All of them or none.
+
+    Errors: ClusterNotFound, BackupNotFound, BackupStatusDenied (still being made, or being restored from).
+    """
+    with catalog.write() as tx:
+        live_cluster(tx, cluster_id, also_removed=True)
+        for backup_id in backup_ids:
+            row = tx.execute(
+                sa.select(tables.backup).where(
+                    tables.backup.c.id == backup_id,
+                    tables.backup.c.cluster_id == cluster_id,
+                    tables.backup.c.status != BackupStatus.DELETING,
+                )
+            ).first()
+            if row is None:
+                raise errors.BackupNotFound()
+            if row.status not in (BackupStatus.SUCCESS, BackupStatus.FAILED):
+                raise errors.BackupStatusDenied(backup_id=backup_id, backup_status=row.status)
+            if _being_restored(tx, backup_id):
+                raise errors.BackupStatusDenied(backup_id=backup_id, backup_status="being restored")
+            tx.execute(
+                sa.update(tables.backup).where(tables.backup.c.id == backup_id).values(status=BackupStatus.DELETING)
+            )
+            queue_job(catalog, tx, new_id(tx), JobKind.DELETE_BACKUP, cluster_id, backup_id)
+
+
+def accept_restore(
+    catalog: Catalog,
+    source_cluster_id: str,
+    point: str,
+    *,
+    name: str,
+    token: str,
+    request: dict[str, Any],
+    major: str,
+    region_id: str,
+    node_class: str,
+) -> str:
+    """Accept a new cluster made from a backup (``point``: its id, or LATEST); gives the new cluster's id.
+
+    Errors: TokenMismatch, ClusterNotFound, BackupNotFound, InvalidParameter (DBVersion), Refused (name taken).
+    """
+    with catalog.write() as tx:
+        wanted = digest(request)
+        replayed = _replayed(tx, "CreateDBCluster", token, wanted)  # C2
+        if replayed:
+            return replayed
+        source = live_cluster(tx, source_cluster_id, also_removed=True)
+        backup = _backup_to_restore(tx, source_cluster_id, point)
+        facts = json.loads(backup.facts)
+        if major != str(facts["engine_version"]).split(".", maxsplit=1)[0]:
+            raise errors.InvalidParameter(parameter="DBVersion")
+        cluster_id = new_cluster_id(tx)
+        _remember(tx, "CreateDBCluster", token, wanted, cluster_id)
+        add_cluster(
+            tx,
+            id=cluster_id,
+            name=name or f"{source.name}-{backup.id}-{cluster_id[-4:]}",
+            engine=source.engine,
+            dsn="",
+            origin="restored",
+            status=ClusterStatus.CREATING,
+            major=major,
+            version=facts["engine_version"],
+            region_id=region_id,
+            node_class=node_class,
+            size_bytes=backup.size_bytes,
+            source_cluster_id=source_cluster_id,
+            source_backup_id=backup.id,
+            clone_point=point,
+            created_at=now(),
+        )
+        queue_job(catalog, tx, new_id(tx), JobKind.RESTORE, cluster_id, backup.id)
+    return cluster_id
+
+
+def accept_cluster_removal(catalog: Catalog, cluster_id: str, keep: str) -> None:
+    """Forget a cluster. A restored one is stopped and its directory removed by a job; a registered server is not
+    touched. ``keep``: NONE deletes its backups, LATEST all but the newest successful one, ALL keeps them.
+
+    Errors: ClusterNotFoundOnDelete, ClusterStatusDenied (a job of its own still runs).
+    """
+    with catalog.write() as tx:
+        try:
+            live_cluster(tx, cluster_id)
+        except errors.ClusterNotFound as error:
+            raise errors.ClusterNotFoundOnDelete() from error
+        unfinished = sa.select(tables.job.c.id).where(
+            tables.job.c.cluster_id == cluster_id, tables.job.c.state.in_((JobState.QUEUED, JobState.RUNNING))
+        )
+        if tx.execute(unfinished).first() is not None:
+            raise errors.ClusterStatusDenied()
+        backups = tx.execute(
+            sa.select(tables.backup.c.id, tables.backup.c.status)
+            .where(tables.backup.c.cluster_id == cluster_id, tables.backup.c.status != BackupStatus.DELETING)
+            .order_by(tables.backup.c.accepted_at.desc(), tables.backup.c.id.desc())
+        ).all()
+        kept = {row.id for row in backups} if keep == "ALL" else set()
+        if keep == "LATEST":
+            kept = set([row.id for row in backups if row.status == BackupStatus.SUCCESS][:1])
+        for row in backups:
+            if row.id in kept:
+                continue
+            if _being_restored(tx, row.id):
+                raise errors.BackupStatusDenied(backup_id=row.id, backup_status="being restored")
+            tx.execute(
+                sa.update(tables.backup).where(tables.backup.c.id == row.id).values(status=BackupStatus.DELETING)
+            )
+            queue_job(catalog, tx, new_id(tx), JobKind.DELETE_BACKUP, cluster_id, row.id)
+        tx.execute(
+            sa.update(tables.cluster).where(tables.cluster.c.id == cluster_id).values(status=ClusterStatus.DELETING)
+        )
+        queue_job(catalog, tx, new_id(tx), JobKind.DELETE_CLUSTER, cluster_id, "")
+
+
+def request_cancel(catalog: Catalog, job_id: str) -> None:
+    """A queued job is cancelled here; a running one is asked to stop and says so itself. A job that ended stays
+    as it is. Errors: JobNotFound."""
+    with catalog.write() as tx:
+        row = tx.execute(sa.select(tables.job).where(tables.job.c.id == job_id)).first()
+        if row is None:
+            raise errors.JobNotFound()
+        if row.kind not in (JobKind.BACKUP, JobKind.RESTORE):
+            raise errors.Refused(
+                f"job {job_id} removes what was already taken out of view; it cannot be cancelled",
+                hint="Wait for it: `icecore watch`.",
+            )
+        if row.state == JobState.QUEUED:
+            end_job(tx, row, JobState.CANCELLED, errors.Cancelled())
+        elif row.state == JobState.RUNNING:
+            tx.execute(sa.update(tables.job).where(tables.job.c.id == job_id).values(cancel_requested=True))
+
+
+# ---------------------------------------------------------------- pieces of the transactions above
+
+
+def now() -> int:
+    return int(time.time())
+
+
+def live_cluster(tx: sa.Connection, cluster_id: str, *, also_removed: bool = False) -> sa.Row[Any]:
+    row = tx.execute(sa.select(tables.cluster).where(tables.cluster.c.id == cluster_id)).first()
+    if row is None or (not also_removed and (row.deleted_at is not None or row.status == ClusterStatus.DELETING)):
+        raise errors.ClusterNotFound()
+    return row
+
+
+def new_cluster_id(tx: sa.Connection) -> str:
+    """``pc-`` and lower-case letters and digits, as PolarDB's are."""
+    number, digits = int(new_id(tx)), ""
+    while number:
+        number, rest = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[rest] + digits
+    return f"pc-ice{digits}"
+
+
+def add_cluster(tx: sa.Connection, **values: Any) -> None:
+    """``Refused`` when a live cluster has that name."""
+    try:
+        tx.execute(sa.insert(tables.cluster).values(**values))
+    except sa.exc.IntegrityError as error:
+        raise errors.Refused(
+            f"a cluster named {values['name']} exists already", hint="Choose another name: `icecore cluster list`."
+        ) from error
+
+
+def queue_job(catalog: Catalog, tx: sa.Connection, job_id: str, kind: JobKind, cluster_id: str, backup_id: str) -> None:
+    tx.execute(
+        sa.insert(tables.job).values(
+            id=job_id,
+            kind=kind,
+            cluster_id=cluster_id,
+            backup_id=backup_id,
+            state=JobState.QUEUED,
+            phase=Phase.NO_START,
+            queued_at=now(),
+        )
+    )
+    catalog.enqueue(tx, job_id, cluster_id)
+
+
+def end_job(tx: sa.Connection, row: sa.Row[Any], state: JobState, error: errors.IcecoreError | None) -> None:
+    """Set a job's end and what follows from it for its backup or cluster. The caller has checked the transition."""
+    failure = (
+        {"error_code": error.wire_code(), "error_message": error.message, "error_hint": error.advice()} if error else {}
+    )
+    tx.execute(
+        sa.update(tables.job)
+        .where(tables.job.c.id == row.id)
+        .values(state=state, phase=Phase.FINISHED, ended_at=now(), executor_id="", **failure)
+    )
+    if error is None:
+        return
+    if row.kind == JobKind.BACKUP:
+        tx.execute(
+            sa.update(tables.backup)
+            .where(tables.backup.c.id == row.backup_id)
+            .values(status=BackupStatus.FAILED, ended_at=now())
+        )
+    if row.kind == JobKind.RESTORE:
+        # the cluster that never came to be: its name is free again, its job says why
+        tx.execute(
+            sa.update(tables.cluster)
+            .where(tables.cluster.c.id == row.cluster_id)
+            .values(status=ClusterStatus.DELETING, status_reason=error.message, deleted_at=now())
+        )
+
+
+def _replayed(tx: sa.Connection, action: str, token: str, request: str) -> str:
+    """The first call's result if this token was used before. Raises TokenMismatch."""
+    if not token:
+        return ""
+    row = tx.execute(
+        sa.select(tables.token).where(tables.token.c.action == action, tables.token.c.token == token)
+    ).first()
+    if row is None:
+        return ""
+    if row.digest != request:
+        raise errors.TokenMismatch()
+    return str(row.result_id)
+
+
+def _remember(tx: sa.Connection, action: str, token: str, request: str, result_id: str) -> None:
+    if token:
+        values = {"action": action, "token": token, "digest": request, "result_id": result_id, "used_at": now()}
+        tx.execute(sa.insert(tables.token).values(values))
+
+
+def _manual_backups(tx: sa.Connection, cluster_id: str) -> int:
+    return tx.execute(
+        sa.select(sa.func.count())
+        .select_from(tables.backup)
+        .where(
+            tables.backup.c.cluster_id == cluster_id,
+            tables.backup.c.mode == BackupMode.MANUAL,
+            tables.backup.c.status.in_(COUNTED_AGAINST_QUOTA),
+        )
+    ).scalar_one()
+
+
+def _being_restored(tx: sa.Connection, backup_id: str) -> bool:
+    unfinished = sa.select(tables.job.c.id).where(
+        tables.job.c.kind == JobKind.RESTORE,
+        tables.job.c.backup_id == backup_id,
+        tables.job.c.state.in_((JobState.QUEUED, JobState.RUNNING)),
+    )
+    return tx.execute(unfinished).first() is not None
+
+
+def _backup_to_restore(tx: sa.Connection, cluster_id: str, point: str) -> sa.Row[Any]:
+    query = sa.select(tables.backup).where(
+        tables.backup.c.cluster_id == cluster_id, tables.backup.c.status == BackupStatus.SUCCESS
+    )
+    if point != "LATEST":
+        query = query.where(tables.backup.c.id == point)
+    row = tx.execute(query.order_by(tables.backup.c.consistent_at.desc(), tables.backup.c.id.desc())).first()
+    if row is None:
+        raise errors.BackupNotFound()
+    return row
