@@ -1,0 +1,68 @@
+# make demo    a backup and a restore, seen from an unmodified SDK, in under two minutes
+# make test    the whole suite             make lint    ruff and strict types
+# make bench   against pg_basebackup and pgBackRest      make soak    the suite's random parts, for longer
+# make docs    checks that what the documents say about commands is so
+#
+# Each target sets up what it needs and remembers it in .tools/stamps; a second run is quick.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+STAMPS := .tools/stamps
+# Through a link (see scripts/setup_python.sh) to a path that other users can execute.
+PYTHON = $(shell readlink -f .venv)/bin/python
+MAJORS ?= 13 14 16 17 18
+WORKERS ?= 2
+SOAK_ROUNDS ?= 5
+
+.PHONY: help setup demo test lint bench soak docs lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '1,6s/^# //p' Makefile
+
+setup: system-test $(STAMPS)/python $(STAMPS)/postgresql $(STAMPS)/node
+
+demo: system-demo $(STAMPS)/python
+	@$(PYTHON) scripts/demo.py $(if $(KEEP),--keep)
+
+test: setup
+	$(PYTHON) -m pytest -n $(WORKERS) $(TESTS)
+
+lint: system-demo $(STAMPS)/python
+	$(PYTHON) -m ruff check src tests scripts bench contrib
+	$(PYTHON) -m ruff format --check src tests scripts bench contrib
+	$(PYTHON) -m mypy
+
+bench: system-bench $(STAMPS)/python
+	$(PYTHON) bench/compare.py $(BENCH)
+
+soak: setup
+	$(PYTHON) scripts/soak.py --rounds $(SOAK_ROUNDS)
+
+docs: system-demo $(STAMPS)/python
+	$(PYTHON) -m pytest -q tests/test_rules.py tests/unit/test_cli_docs.py
+
+lock:
+	scripts/lock.sh
+
+clean:
+	rm -rf "$$(readlink -f .venv)" "$$(readlink -f .tools)" .venv .tools build tests/live/node/node_modules
+
+# ---------------------------------------------------------------- what the targets need
+
+# The system is not ours: looked at each time, which takes a tenth of a second.
+.PHONY: system-demo system-test system-bench
+system-demo system-test system-bench:
+	@scripts/setup_system.sh $(subst system-,,$@)
+
+$(STAMPS)/python: requirements-dev.lock pyproject.toml scripts/setup_python.sh $(wildcard setup.py) | system-demo
+	@scripts/setup_python.sh
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/postgresql: scripts/fetch_postgres.py | system-test $(STAMPS)/python
+	@$(PYTHON) scripts/fetch_postgres.py $(MAJORS)
+	@touch $@
+
+$(STAMPS)/node: tests/live/node/package-lock.json scripts/setup_node.sh | system-test
+	@scripts/setup_node.sh
+	@mkdir -p $(@D) && touch $@
