@@ -85,6 +85,12 @@ class InvalidParameter(CallerError):
     hint = "See the API reference for what {parameter} may be."
 
 
+class MalformedRequest(CallerError):
+    """The request cannot be read: {reason}."""
+
+    hint = "Send UTF-8 parameters in the query or as a form, percent-encoded."
+
+
 class UnknownAccessKey(CallerError):
     """Specified access key is not found."""
 
@@ -268,6 +274,12 @@ class CreationOptionDenied(CallerError):
     hint = "Icecore creates clusters from backups: CreationOption=CloneFromPolarDB."
 
 
+class MalformedClusterOnDelete(InvalidParameter):
+    """The specified parameter {parameter} is not valid."""
+
+    status = 404  # DeleteDBCluster documents 404 for the code that is 400 elsewhere
+
+
 class RetentionPolicyMalformed(CallerError):
     """The specified BackupRetentionPolicyOnClusterDeletion is invalid."""
 
@@ -328,6 +340,13 @@ class Cancelled(CallerError):
 
 
 # ---------------------------------------------------------------- world
+
+
+class ServerUnreachable(WorldError):
+    """{endpoint} cannot be reached: {reason}"""
+
+    code = "ServerUnreachable"
+    hint = "Is `icecore serve` running there, and is it http or https?"
 
 
 class EngineUnreachable(WorldError):
