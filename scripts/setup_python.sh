@@ -43,6 +43,6 @@ fi
 
 # Packages, by hash. setuptools and cffi are among them, so that building ours fetches nothing more.
 [ -x "$place/.venv/bin/python" ] && "$place/.venv/bin/python" -c '' 2>/dev/null || "$python" -m venv --clear "$place/.venv"
-pip=("$place/.venv/bin/python" -m pip --quiet --disable-pip-version-check --no-input)
+pip=("$place/.venv/bin/python" -m pip -qq --disable-pip-version-check --no-input)
 PIP_ROOT_USER_ACTION=ignore "${pip[@]}" install --require-hashes -r requirements-dev.lock
 PIP_ROOT_USER_ACTION=ignore "${pip[@]}" install --no-deps --no-build-isolation --no-index --editable .
