@@ -6,7 +6,7 @@ otherwise); on the wire, PolarDB's names. They meet in ``api/contract.py`` only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -138,6 +138,34 @@ class BackupFacts:
     comment: str = ""
     warnings: tuple[str, ...] = ()
     engine_facts: dict[str, Any] = field(default_factory=dict)  # JSON; read by the engine that wrote it
+
+
+# Where a job stands in percent when it enters a phase; Uploading runs up to Checking with the bytes
+_PERCENT = {Phase.NO_START: 0, Phase.PREPARING: 1, Phase.WAITING: 3, Phase.UPLOADING: 5, Phase.CHECKING: 95}
+
+
+def percent(phase: Phase, done_bytes: int, total_bytes: int) -> int:
+    """0 to 100; 100 only when the job has ended."""
+    if phase is Phase.FINISHED:
+        return 100
+    if phase is Phase.UPLOADING and total_bytes:
+        span = _PERCENT[Phase.CHECKING] - _PERCENT[Phase.UPLOADING]
+        return _PERCENT[Phase.UPLOADING] + min(span - 1, span * done_bytes // total_bytes)
+    return _PERCENT[phase]
+
+
+def facts_to_dict(facts: BackupFacts) -> dict[str, Any]:
+    """JSON-ready; read back by ``facts_from_dict``."""
+    return asdict(facts)
+
+
+def facts_from_dict(found: dict[str, Any]) -> BackupFacts:
+    """Unknown keys (a later version's) are ignored. KeyError or TypeError where one is missing or wrong."""
+    known = {name: found[name] for name in BackupFacts.__dataclass_fields__ if name in found}
+    known["boundary"] = Boundary(**known["boundary"])
+    known["mode"] = BackupMode(known["mode"])
+    known["warnings"] = tuple(known.get("warnings", ()))
+    return BackupFacts(**known)
 
 
 def allowed(before: JobState, after: JobState) -> bool:

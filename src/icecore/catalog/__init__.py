@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import secrets
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -66,17 +67,18 @@ class Catalog:
         # a client only: a process that enqueues must never become an executor by accident
         return DBOSClient(system_database_url=self.config.catalog_url, system_database_engine=self._durable, lazy=True)
 
-    def enqueue(self, tx: sa.Connection, job_id: str, cluster_id: str, *, attempt: int = 0, delay_s: float = 0) -> None:
-        """Queue the job inside the caller's transaction: they commit together or not at all."""
+    def enqueue(self, tx: sa.Connection, job_id: str, cluster_id: str, *, again: bool = False) -> None:
+        """Queue the job inside the caller's transaction: they commit together or not at all.
+
+        ``again``: the job was dequeued before and goes back; its first workflow counts as done.
+        """
         options: dict[str, Any] = {
             "workflow_name": WORKFLOW,
             "queue_name": QUEUE,
-            "workflow_id": f"job-{job_id}" if attempt == 0 else f"job-{job_id}-{attempt}",
+            "workflow_id": f"job-{job_id}" + (f"-{secrets.token_hex(4)}" if again else ""),
             "app_version": JOB_VERSION,
             "queue_partition_key": cluster_id,
         }
-        if delay_s:
-            options["delay_seconds"] = delay_s
         self._queue.enqueue_in_transaction(tx, options, job_id)  # type: ignore[arg-type]
 
     def pending_executors(self) -> set[str]:

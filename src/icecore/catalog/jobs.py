@@ -96,7 +96,15 @@ def hand_over(catalog: Catalog, held: Claim) -> None:
             sa.update(tables.job).where(tables.job.c.id == held.job_id, _still_held(held)).values(executor_id="")
         )
         if changed.rowcount == 1:
-            catalog.enqueue(tx, held.job_id, held.cluster_id, attempt=held.epoch)
+            catalog.enqueue(tx, held.job_id, held.cluster_id, again=True)
+
+
+def put_back(catalog: Catalog, job_id: str) -> None:
+    """Queue a job again that this process was given but never claimed."""
+    with catalog.write() as tx:
+        row = tx.execute(sa.select(tables.job).where(tables.job.c.id == job_id)).first()
+        if row is not None and row.state in (JobState.QUEUED, JobState.RUNNING):
+            catalog.enqueue(tx, job_id, row.cluster_id, again=True)
 
 
 def fail(catalog: Catalog, held: Claim, error: errors.IcecoreError) -> None:
@@ -123,13 +131,13 @@ def finish_backup(catalog: Catalog, held: Claim, facts: BackupFacts, new_bytes: 
         end_job(tx, row, JobState.SUCCEEDED, None)
 
 
-def finish_restore(catalog: Catalog, held: Claim, *, dsn: str, port: int) -> None:
+def finish_restore(catalog: Catalog, held: Claim, *, dsn: str, host: str, port: int) -> None:
     with catalog.write() as tx:
         row = _held_row(tx, held)
         tx.execute(
             sa.update(tables.cluster)
             .where(tables.cluster.c.id == held.cluster_id)
-            .values(status=ClusterStatus.RUNNING, dsn=dsn, port=port, checked_at=now())
+            .values(status=ClusterStatus.RUNNING, dsn=dsn, host=host, port=port, checked_at=now())
         )
         end_job(tx, row, JobState.SUCCEEDED, None)
 
@@ -149,19 +157,19 @@ def finish_cluster_removal(catalog: Catalog, held: Claim) -> None:
         end_job(tx, row, JobState.SUCCEEDED, None)
 
 
-def adopt(catalog: Catalog, facts: BackupFacts, dsn: str = "") -> None:
+def adopt(catalog: Catalog, facts: BackupFacts) -> bool:
     """Put a backup that the repository holds back into a catalog that does not know it, with its token and its
-    place in the quota (R8, C2)."""
+    place in the quota (R8, C2). False when the catalog knew it."""
     with catalog.write() as tx:
         if tx.execute(sa.select(tables.backup.c.id).where(tables.backup.c.id == facts.backup_id)).first():
-            return
+            return False
         if not tx.execute(sa.select(tables.cluster.c.id).where(tables.cluster.c.id == facts.cluster_id)).first():
             tx.execute(
                 sa.insert(tables.cluster).values(
                     id=facts.cluster_id,
                     name=facts.cluster_name,
                     engine=facts.engine,
-                    dsn=dsn,
+                    dsn="",
                     origin="registered",
                     status=ClusterStatus.STOPPED,
                     status_reason="known from its backups only; register its server again",
@@ -185,6 +193,7 @@ def adopt(catalog: Catalog, facts: BackupFacts, dsn: str = "") -> None:
         if facts.client_token:
             values = {"token": facts.client_token, "digest": facts.token_digest, "result_id": facts.backup_id}
             tx.execute(sa.insert(tables.token).values(action="CreateBackup", used_at=now(), **values))
+        return True
 
 
 def facts_columns(facts: BackupFacts) -> dict[str, Any]:

@@ -32,6 +32,7 @@ cluster = sa.Table(
     sa.Column("region_id", sa.Text, nullable=False, server_default=""),
     sa.Column("node_class", sa.Text, nullable=False, server_default=""),
     sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("host", sa.Text, nullable=False, server_default=""),
     sa.Column("port", sa.Integer, nullable=False, server_default="0"),
     sa.Column("source_cluster_id", sa.Text, nullable=False, server_default=""),
     sa.Column("source_backup_id", sa.Text, nullable=False, server_default=""),

@@ -35,6 +35,7 @@ def upgrade() -> None:
         sa.Column("region_id", sa.Text(), server_default="", nullable=False),
         sa.Column("node_class", sa.Text(), server_default="", nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("host", sa.Text(), server_default="", nullable=False),
         sa.Column("port", sa.Integer(), server_default="0", nullable=False),
         sa.Column("source_cluster_id", sa.Text(), server_default="", nullable=False),
         sa.Column("source_backup_id", sa.Text(), server_default="", nullable=False),

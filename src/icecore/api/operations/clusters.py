@@ -1,0 +1,189 @@
+"""Clusters on the wire. ``CreateDBCluster`` with ``CloneFromPolarDB`` is the restore."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from icecore import errors
+from icecore.api.contract import Call
+from icecore.api.operations import Context, Result
+from icecore.catalog import clusters, intents, queries
+
+WIRE_ENGINES = {"postgresql": "PostgreSQL"}
+ZONE = "{region}-a"
+
+
+def create_cluster(context: Context, call: Call) -> Result:
+    """Answers at once; the cluster is Creating until its server takes writes."""
+    params = call.params
+    if params["creation_option"] != "CloneFromPolarDB":
+        raise errors.CreationOptionDenied()
+    if not params["source_resource_id"]:
+        raise errors.MissingParameter(parameter=call.operation.parameter("source_resource_id").name)
+    point = params["clone_data_point"] or "LATEST"
+    if point != "LATEST" and not point.isdecimal():
+        raise call.refuse("clone_data_point")
+    name = params["db_cluster_description"] or ""
+    request = {
+        "source": params["source_resource_id"],
+        "point": point,
+        "name": name,
+        "major": params["db_version"],
+        "node_class": params["db_node_class"] or "",
+    }
+    cluster_id = intents.accept_restore(
+        context.catalog,
+        params["source_resource_id"],
+        point,
+        name=name,
+        token=params["client_token"] or "",
+        request=request,
+        major=params["db_version"],
+        region_id=params["region_id"],
+        node_class=request["node_class"],
+    )
+    return {"db_cluster_id": cluster_id, "order_id": cluster_id.removeprefix("pc-"), "resource_group_id": "rg-default"}
+
+
+def delete_cluster(context: Context, call: Call) -> Result:
+    keep = call.params["backup_retention_policy_on_cluster_deletion"] or "NONE"
+    intents.accept_cluster_removal(context.catalog, call.params["db_cluster_id"], keep)
+    return {}
+
+
+def register_cluster(context: Context, call: Call) -> Result:
+    params = call.params
+    cluster_id = clusters.register(
+        context.catalog,
+        name=params["db_cluster_description"],
+        engine=params["engine"],
+        dsn=params["connection_string"],
+        region_id=context.catalog.config.region_id,
+    )
+    return {"db_cluster_id": cluster_id}
+
+
+def describe_clusters(context: Context, call: Call) -> Result:
+    params = call.params
+    engines = {wire: ours for ours, wire in WIRE_ENGINES.items()}
+    engine = engines.get(params["db_type"], "none") if params["db_type"] else ""
+    rows, total = queries.clusters(
+        context.catalog,
+        ids=params["db_cluster_ids"] or (),
+        description=params["db_cluster_description"] or "",
+        status=params["db_cluster_status"] or "",
+        engine=engine,
+        major=params["db_version"] or "",
+        page=params["page_number"],
+        page_size=params["page_size"],
+    )
+    return {
+        "items": {"db_cluster": [_listed(row) for row in rows]},
+        "page_number": params["page_number"],
+        "page_record_count": len(rows),
+        "total_record_count": total,
+    }
+
+
+def describe_cluster_attribute(context: Context, call: Call) -> Result:
+    row = clusters.one(context.catalog, call.params["db_cluster_id"])
+    restored = row.origin == "restored"
+    return {
+        **_common(row),
+        "creation_time": row.created_at,
+        "zone_ids": ZONE.format(region=row.region_id),
+        "db_nodes": [_node(row) | {"db_node_status": row.status, "creation_time": row.created_at}],
+        "data_level1_backup_chain_size": 0,  # no images are kept by this version
+        "is_latest_version": True,
+        "db_version_status": "Stable",
+        "vpc_id": "",
+        "v_switch_id": "",
+        "tags": [],
+        "restore_type": "RestoreByBackupSetOss" if restored else None,
+        "restore_data_point": row.source_backup_id or None,
+        "source_db_cluster": row.source_cluster_id or None,
+        "source_region_id": row.region_id if restored else None,
+    }
+
+
+def describe_cluster_endpoints(context: Context, call: Call) -> Result:
+    row = clusters.one(context.catalog, call.params["db_cluster_id"])
+    endpoint_id = "pe-" + row.id.removeprefix("pc-")
+    wanted = call.params["db_endpoint_id"]
+    if not row.host or (wanted and wanted != endpoint_id):
+        return {"items": []}
+    address = {
+        "connection_string": row.host,
+        "ip_address": row.host,
+        "net_type": "Private",
+        "port": row.port,
+    }
+    endpoint = {
+        "db_cluster_id": row.id,
+        "db_endpoint_id": endpoint_id,
+        "db_endpoint_description": row.name,
+        "endpoint_type": "Primary",
+        "read_write_mode": "ReadWrite",
+        "nodes": _node(row)["db_node_id"],
+        "address_items": [address],
+    }
+    return {"items": [endpoint]}
+
+
+def describe_regions(context: Context, call: Call) -> Result:
+    """This installation is one region; requests may name any."""
+    region = context.catalog.config.region_id
+    zone = {"zone_id": ZONE.format(region=region), "vpc_enabled": True}
+    return {"regions": {"region": [{"region_id": region, "zones": {"zone": [zone]}}]}}
+
+
+def _common(row: sa.Row[Any]) -> Result:
+    return {
+        "db_cluster_id": row.id,
+        "db_cluster_description": row.name,
+        "db_cluster_status": row.status,
+        "db_type": WIRE_ENGINES[row.engine],
+        "db_version": row.major,
+        "engine": "POLARDB",
+        "category": "Normal",
+        "region_id": row.region_id,
+        "pay_type": "Postpaid",
+        "expired": "false",
+        "expire_time": "",
+        "lock_mode": "Unlock",
+        "deletion_lock": 0,
+        "db_cluster_network_type": "VPC",
+        "resource_group_id": "rg-default",
+        "storage_used": row.size_bytes,
+        "storage_type": "HighPerformance",
+        "storage_pay_type": "Postpaid",
+        "serverless_type": "",
+        "hot_standby_cluster": "StandbyClusterOFF",
+        "sub_category": "Exclusive",
+    }
+
+
+def _listed(row: sa.Row[Any]) -> Result:
+    return {
+        **_common(row),
+        "create_time": row.created_at,
+        "zone_id": ZONE.format(region=row.region_id),
+        "db_node_class": row.node_class,
+        "db_node_number": 1,
+        "db_nodes": {"db_node": [_node(row)]},
+        "tags": {"tag": []},
+        "vpc_id": "",
+        "vswitch_id": "",
+    }
+
+
+def _node(row: sa.Row[Any]) -> Result:
+    return {
+        "db_node_id": "pi-" + row.id.removeprefix("pc-"),
+        "db_node_class": row.node_class,
+        "db_node_role": "Writer",
+        "region_id": row.region_id,
+        "zone_id": ZONE.format(region=row.region_id),
+    }

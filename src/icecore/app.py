@@ -1,0 +1,186 @@
+"""The application: an opened home that answers calls, in the server or inside a command.
+
+Composition only: the operations decide, the catalog keeps.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icecore import config as home
+from icecore import errors, parts
+from icecore.api.contract import Call
+from icecore.api.operations import Context, table
+from icecore.catalog import Catalog, clusters, jobs, keys
+from icecore.catalog.calls import Calls
+from icecore.config import Config, Credential
+
+if TYPE_CHECKING:
+    from icecore.api.server import Caller, CallRecord
+    from icecore.api.signature import AccessKey
+    from icecore.engines import Probe
+
+REPOSITORY_FACTS_KEPT_S = 10.0
+
+
+class App:
+    """Satisfies ``api.server.Backend``. Called from many threads."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.catalog = Catalog(config)
+        self.catalog.migrate()
+        self.calls = Calls(config)
+        self._operations = table()
+        self._context = Context(self.catalog, self.calls, self._repository)
+        self._facts: dict[str, Any] = {}
+        self._facts_until = 0.0
+        self._facts_lock = threading.Lock()
+
+    def close(self) -> None:
+        self.catalog.close()
+        self.calls.close()
+
+    # ------------------------------------------------------------ Backend
+
+    def find_key(self, access_key_id: str) -> AccessKey | None:
+        from icecore.api.signature import AccessKey
+
+        found = keys.find(self.catalog, access_key_id)
+        return None if found is None else AccessKey(**found.__dict__)
+
+    def use_nonce(self, access_key_id: str, nonce: str, now: int) -> bool:
+        return self.calls.use_nonce(access_key_id, nonce, now)
+
+    def run(self, call: Call, caller: Caller | None = None) -> dict[str, Any]:
+        """``caller`` is None inside a command: whoever may read the home is its operator."""
+        if caller is not None and caller.role == "reader" and call.operation.mutates:
+            raise errors.Forbidden()
+        return self._operations[call.action](self._context, call)
+
+    def ready(self) -> list[str]:
+        reasons = []
+        try:
+            clusters.live(self.catalog)
+        except errors.IcecoreError as error:
+            reasons.append(f"catalog: {error.message}")
+        if not (self.config.repository / "repository").exists():
+            reasons.append(f"repository: there is none at {self.config.repository}")
+        return reasons
+
+    def note(self, record: CallRecord) -> None:
+        self.calls.note(
+            request_id=record.request_id,
+            action=record.action,
+            access_key_id=record.access_key_id,
+            code=record.code,
+            status=record.status,
+            called_at=record.at,
+            took_ms=record.duration_ms,
+        )
+
+    # ------------------------------------------------------------ beside the operations
+
+    def look_at(self, cluster_id: str) -> Probe:
+        """Probe a cluster now and record what was found. Raises EngineUnreachable."""
+        from icecore.keeper import observations
+
+        row = clusters.one(self.catalog, cluster_id)
+        try:
+            probe = parts.engine(self.config, row.id, row.name, row.engine, row.dsn).probe()
+        except errors.WorldError as error:
+            clusters.observed(self.catalog, cluster_id, running=False, reason=error.message)
+            raise
+        host, port = parts.address(row.dsn)
+        clusters.observed(
+            self.catalog, cluster_id, running=True, facts=observations(probe) | {"host": host, "port": port}
+        )
+        return probe
+
+    def rebuild_catalog(self) -> int:
+        """Take back every backup that the repository holds and the catalog does not know (R8); how many."""
+        adopted = 0
+        for facts in parts.open_repository(self.config).backups():
+            adopted += jobs.adopt(self.catalog, facts)
+        return adopted
+
+    def _repository(self) -> dict[str, Any]:
+        """Sizes as of the last few seconds: a call must not wait for a listing each time."""
+        with self._facts_lock:
+            if time.monotonic() >= self._facts_until:
+                self._facts = self._read_repository()
+                self._facts_until = time.monotonic() + REPOSITORY_FACTS_KEPT_S
+            return self._facts
+
+    def _read_repository(self) -> dict[str, Any]:
+        repository = parts.open_repository(self.config)
+        whole = repository.stat()
+        names = {row.id: row.name for row in clusters.live(self.catalog)}
+        per_cluster = []
+        for cluster_id in repository.clusters():
+            stat = repository.stat(cluster_id)
+            per_cluster.append(
+                {
+                    "db_cluster_id": cluster_id,
+                    "db_cluster_name": names.get(cluster_id, ""),
+                    "stored_bytes": stat.stored_bytes,
+                    "backup_count": stat.backup_count,
+                }
+            )
+        return {
+            "location": str(self.config.repository),
+            "encrypted": repository.encrypted,
+            "key_exported": key_exported(self.config),
+            "stored_bytes": whole.stored_bytes,
+            "logical_bytes": whole.logical_bytes,
+            "backup_count": whole.backup_count,
+            "object_count": whole.object_count,
+            "clusters": per_cluster,
+        }
+
+
+def open_app(place: Path) -> App:
+    return App(home.load(place))
+
+
+def initialise(
+    place: Path, *, repository: Path | None, encrypted: bool, passphrase: str | None, listen: str | None
+) -> Credential:
+    """Make a home with its catalog, repository and first access key; gives that key, once.
+
+    A repository that exists already at that place is refused unless its key is brought: see ``rebuild_catalog``.
+    """
+    import secrets
+
+    from icecore.repository.sealing import KeyFile, Passphrase, Secret
+
+    config = home.create(place, repository=repository, encrypted=encrypted, listen=listen)
+    secret: Secret | None = None
+    if encrypted and passphrase is not None:
+        secret = Passphrase(passphrase)
+        home.save_password(config, "repository", passphrase)
+    elif encrypted:
+        key = secrets.token_bytes(32)
+        secret = KeyFile(key)
+        home.write_private(config.repository_key, key)
+    parts.create_repository(config, secret)
+    app = App(config)
+    try:
+        made = keys.create(app.catalog, "admin", "operator, made by init")
+    finally:
+        app.close()
+    credential = Credential(made.id, made.secret)
+    home.save_credential(config, credential)
+    return credential
+
+
+def key_exported(config: Config) -> bool:
+    """Whether somebody has taken a copy of the key elsewhere; until then every command nags."""
+    return not config.encrypted or (config.home / "keys" / "exported").exists()
+
+
+def mark_key_exported(config: Config) -> None:
+    home.write_private(config.home / "keys" / "exported", b"")

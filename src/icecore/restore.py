@@ -1,0 +1,233 @@
+"""The restore, as a runbook: a backup's files into an empty directory that a server can start on.
+
+Knows no catalog and no HTTP: it works on a machine with nothing but the package, the repository and its key.
+Everything that could refuse is asked in ``plan``, before the first byte is written; until the very last file is in
+place the directory cannot be started as a server.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from icecore import errors
+from icecore.backup import SPAN_BYTES, Watch
+from icecore.engines import RestoreEngine, RestoreTarget
+from icecore.model import BackupFacts, FileKind, Phase
+from icecore.repository import Reader, StoredFile
+
+TABLESPACES = "pg_tblspc/"
+BLOCK_ID_BYTES = 32
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """What a restore will do; made and shown before anything is written."""
+
+    facts: BackupFacts
+    target: RestoreTarget
+    owner: tuple[int, int] | None  # uid, gid of what is written; None: whoever runs this
+    block_bytes: int
+
+
+def plan(
+    reader: Reader,
+    engine: RestoreEngine,
+    target: RestoreTarget,
+    *,
+    owner: tuple[int, int] | None,
+    block_bytes: int,
+) -> RestorePlan:
+    """Check everything that can be checked. Raises TargetRefused; writes nothing."""
+    engine.check_target(reader.facts, target)
+    missing = [path for path in tablespaces(reader.facts) if path not in target.tablespaces]
+    if missing:
+        raise errors.TargetRefused(
+            f"no place was given for tablespace {missing[0]}", hint="Name one: --tablespace OID=DIR."
+        )
+    return RestorePlan(reader.facts, target, owner, block_bytes)
+
+
+def tablespaces(facts: BackupFacts) -> list[str]:
+    """The link paths of a backup's tablespaces, such as ``pg_tblspc/16384``."""
+    return [f"{TABLESPACES}{space['oid']}" for space in facts.engine_facts.get("tablespaces", ())]
+
+
+def run(restore: RestorePlan, reader: Reader, engine: RestoreEngine, watch: Watch, *, threads: int) -> None:
+    """Carry out a plan. Afterwards the directory is durable and can be started.
+
+    Errors: Damaged (a stored byte is wrong: nothing wrong was delivered as right), StorageFailed, StorageFull.
+    """
+    # The directories, closed to others
+    watch.phase(Phase.PREPARING, restore.facts.size_bytes)
+    target = restore.target
+    for place in (target.data_directory, *target.tablespaces.values()):
+        _make_directory(place, 0o700, restore.owner)
+    watch.step("directories-made")
+
+    # Every file but the last ones, in several threads
+    watch.phase(Phase.UPLOADING, restore.facts.size_bytes)
+    last: list[StoredFile] = []
+    layer = _Layer(restore, reader, watch, threads)
+    layer.lay(file for file in reader.files() if not _kept_for_later(file, engine, last))
+    watch.step("files-laid")
+
+    # Links, empty directories, signals and settings; the tree is made durable
+    watch.phase(Phase.CHECKING, restore.facts.size_bytes)
+    engine.finish_files(restore.facts, target)
+    watch.step("files-finished")
+
+    # The files without which no server starts, guarded, whole or not at all
+    for file in last:
+        content = engine.guarded(file.meta.path, _content(file, reader))
+        _write_whole(layer.place(file.meta.path), content, file.meta.mode, restore.owner)
+    watch.step("restored")
+
+
+def _kept_for_later(file: StoredFile, engine: RestoreEngine, last: list[StoredFile]) -> bool:
+    if file.meta.path not in engine.last_paths():
+        return False
+    last.append(file)
+    return True
+
+
+class _Layer:
+    """Lays files below the target."""
+
+    def __init__(self, restore: RestorePlan, reader: Reader, watch: Watch, threads: int) -> None:
+        self._restore = restore
+        self._reader = reader
+        self._watch = watch
+        self._threads = threads
+        self._done_bytes = 0
+
+    def lay(self, files: Iterator[StoredFile]) -> None:
+        waiting: deque[Future[int]] = deque()
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="lay") as pool:
+            try:
+                for file in files:
+                    for start, end in self._create(file):
+                        waiting.append(pool.submit(self._write, file, start, end))
+                    while len(waiting) > self._threads * 4:
+                        self._tell(waiting.popleft().result())
+                while waiting:
+                    self._tell(waiting.popleft().result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def place(self, path: str) -> Path:
+        """Where a path of the backup lies below the target. A path that would leave it is damage, not a place."""
+        parts = PurePosixPath(path).parts
+        if path.startswith("/") or ".." in parts or "\0" in path:
+            raise errors.Damaged(name="the manifest", reason="a file name leads out of the data directory")
+        if path.startswith(TABLESPACES) and len(parts) > 2:
+            link = f"{TABLESPACES}{parts[1]}"
+            if link in self._restore.target.tablespaces:
+                return self._restore.target.tablespaces[link].joinpath(*parts[2:])
+        return self._restore.target.data_directory.joinpath(*parts)
+
+    def _create(self, file: StoredFile) -> Iterator[tuple[int, int]]:
+        """Make the name; yields the stretches to be written. Links are the engine's: it knows where they may lead."""
+        place, meta = self.place(file.meta.path), file.meta
+        if meta.kind is FileKind.SYMLINK:
+            return
+        if meta.kind is FileKind.DIRECTORY:
+            _make_directory(place, meta.mode, self._restore.owner)
+            return
+        if not place.parent.is_dir():
+            _make_directory(place.parent, 0o700, self._restore.owner)
+        with _translated(place):
+            descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            try:
+                os.truncate(descriptor, meta.size_bytes)
+                os.fchmod(descriptor, meta.mode)
+                if self._restore.owner:
+                    os.fchown(descriptor, *self._restore.owner)
+            finally:
+                os.close(descriptor)
+        for start in range(0, meta.size_bytes, SPAN_BYTES):
+            yield start, min(start + SPAN_BYTES, meta.size_bytes)
+
+    def _write(self, file: StoredFile, start: int, end: int) -> int:
+        """Write one stretch; zeros are left as holes. Runs in a worker thread."""
+        place, block_bytes = self.place(file.meta.path), self._restore.block_bytes
+        with _translated(place):
+            descriptor = os.open(place, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                for at in range(start, end, block_bytes):
+                    number = at // block_bytes
+                    block = self._reader.block(file.blocks[number * BLOCK_ID_BYTES : (number + 1) * BLOCK_ID_BYTES])
+                    if len(block) != min(block_bytes, file.meta.size_bytes - at):
+                        raise errors.Damaged(name=file.meta.path, reason="a block has the wrong length")
+                    if block.count(0) != len(block):
+                        _write_at(descriptor, block, at)
+            finally:
+                os.close(descriptor)
+        return end - start
+
+    def _tell(self, written_bytes: int) -> None:
+        self._done_bytes += written_bytes
+        self._watch.advance(self._done_bytes, self._done_bytes)
+        self._watch.step("laying")
+
+
+def _content(file: StoredFile, reader: Reader) -> bytes:
+    ids = [file.blocks[at : at + BLOCK_ID_BYTES] for at in range(0, len(file.blocks), BLOCK_ID_BYTES)]
+    content = b"".join(reader.block(each) for each in ids)
+    if len(content) != file.meta.size_bytes:
+        raise errors.Damaged(name=file.meta.path, reason="its blocks do not add up to its size")
+    return content
+
+
+def _write_at(descriptor: int, block: bytes, at: int) -> None:
+    view = memoryview(block)
+    while view:
+        written = os.pwrite(descriptor, view, at)
+        view, at = view[written:], at + written
+
+
+def _write_whole(place: Path, content: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    """Temporary name, fsync, rename, fsync of the directory: there whole or not at all."""
+    with _translated(place):
+        scratch = place.with_name(place.name + ".icecore")
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            if owner:
+                os.fchown(file.fileno(), *owner)
+            os.fsync(file.fileno())
+        scratch.replace(place)
+        parent = os.open(place.parent, os.O_RDONLY)
+        os.fsync(parent)
+        os.close(parent)
+
+
+def _make_directory(place: Path, mode: int, owner: tuple[int, int] | None) -> None:
+    with _translated(place):
+        place.mkdir(parents=True, exist_ok=True)
+        place.chmod(mode)
+        if owner:
+            os.chown(place, *owner)
+
+
+class _translated:
+    """Operating system errors below a restore target become ours, naming the place."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            family = errors.StorageFull if full else errors.StorageFailed
+            raise family(doing="write", name=str(self._place), reason=error.strerror) from error

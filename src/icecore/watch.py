@@ -1,0 +1,81 @@
+"""The eye of a job: carries phases and bytes into the catalog, and cancel, stop and kill out of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from icecore import errors
+from icecore.catalog import Catalog, jobs
+from icecore.catalog.jobs import Claim
+from icecore.model import Phase
+
+TELL_EVERY_S = 0.5
+
+# After these the effect is there: stopping would only undo it, so a cancel counts as too late
+POINTS_OF_NO_RETURN = frozenset({"committed", "restored"})
+
+
+class Interrupted(Exception):
+    """This process is to stop: the job is handed over at this step and goes on elsewhere."""
+
+
+class JobWatch:
+    """Called by the one thread that runs the procedure.
+
+    ``ICECORE_FAIL_AT=<step>[:<n>]`` kills the process at the n-th passing of a step, as a power cut would: tests
+    drive every crash through it.
+    """
+
+    def __init__(self, catalog: Catalog, held: Claim, stopping: threading.Event) -> None:
+        self._catalog = catalog
+        self._held = held
+        self._stopping = stopping
+        self._phase = Phase.NO_START
+        self._total = self._done = self._new = 0
+        self._told_at = 0.0
+        self._cancelled = False
+        self._fail_at, _, count = os.environ.get("ICECORE_FAIL_AT", "").partition(":")
+        self._fail_in = int(count or 1)
+
+    def phase(self, phase: Phase, total_bytes: int = 0) -> None:
+        self._phase, self._total = phase, max(total_bytes, self._done)
+        self._tell()
+
+    def advance(self, done_bytes: int, new_bytes: int) -> None:
+        self._done, self._new = done_bytes, new_bytes
+        self._total = max(self._total, done_bytes)
+        if time.monotonic() - self._told_at >= TELL_EVERY_S:
+            self._tell()
+
+    def step(self, name: str) -> None:
+        if self._fail_at == name:
+            self._fail_in -= 1
+            if self._fail_in == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if name in POINTS_OF_NO_RETURN:
+            return
+        if time.monotonic() - self._told_at >= TELL_EVERY_S:
+            self._tell()
+        if self._cancelled:
+            raise errors.Cancelled()
+        if self._stopping.is_set():
+            raise Interrupted
+
+    def pause(self, seconds: float) -> None:
+        """Wait between two tries, still listening."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._stopping.wait(0.1)
+            self.step("pausing")
+
+    def _tell(self) -> None:
+        self._told_at = time.monotonic()
+        try:
+            self._cancelled |= jobs.progress(
+                self._catalog, self._held, phase=self._phase, done=self._done, total=self._total, new=self._new
+            )
+        except errors.Busy:
+            return  # progress can wait; a lost claim cannot and is raised
