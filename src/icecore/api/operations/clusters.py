@@ -172,7 +172,7 @@ def _listed(row: sa.Row[Any]) -> Result:
         "zone_id": ZONE.format(region=row.region_id),
         "db_node_class": row.node_class,
         "db_node_number": 1,
-        "db_nodes": {"db_node": [_node(row)]},
+        "db_nodes": {"db_node": [_node(row) | {"region_id": row.region_id}]},
         "tags": {"tag": []},
         "vpc_id": "",
         "vswitch_id": "",
@@ -184,6 +184,5 @@ def _node(row: sa.Row[Any]) -> Result:
         "db_node_id": "pi-" + row.id.removeprefix("pc-"),
         "db_node_class": row.node_class,
         "db_node_role": "Writer",
-        "region_id": row.region_id,
         "zone_id": ZONE.format(region=row.region_id),
     }
