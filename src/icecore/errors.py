@@ -294,6 +294,7 @@ class Usage(CallerError):
     """{reason}"""
 
     code = "Usage"
+    hint = "How a command is used: `icecore COMMAND --help`."
 
 
 class Refused(CallerError):

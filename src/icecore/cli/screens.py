@@ -1,0 +1,276 @@
+"""The screens of the command line: pure functions from results (snake_case, as ``contract.parse`` gives them) to text.
+
+``now`` is in Unix seconds; times are shown in the machine's zone with its offset. Recorded in ``tests/vectors/cli/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+Result = Mapping[str, Any]
+
+# ---------------------------------------------------------------- words for numbers
+
+
+def size(size_bytes: int | None) -> str:
+    """``4.3 GiB``; three significant digits are all that a person compares."""
+    if size_bytes is None:
+        return "-"
+    value = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1000:
+            break
+        value /= 1024
+    else:
+        unit = "TiB"
+    digits = 0 if unit == "B" or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """``38 s``, ``4:07 min``, ``3 h 5 min``, ``9 d 2 h``: the two largest parts."""
+    if seconds is None:
+        return "-"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def at(moment: int | None) -> str:
+    """``2026-11-24 04:01:12+00:00``."""
+    return "-" if moment is None else datetime.fromtimestamp(moment).astimezone().isoformat(" ")
+
+
+def ago(moment: int | None, now: float) -> str:
+    """``3 h 5 min ago  2026-11-24 04:01:12+00:00``: relative first."""
+    return "-" if moment is None else f"{duration(now - moment)} ago  {at(moment)}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    """Columns two spaces apart, as wide as their widest cell; those in ``right`` aligned to the right."""
+    lines = [list(heads), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    shown = [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join(shown) + "\n"
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> str:
+    """Names and values, one a line; what has no value is left out."""
+    kept = [(name, value) for name, value in pairs if value not in ("", "-")]
+    width = max((len(name) for name, _ in kept), default=0)
+    return "".join(f"{name.ljust(width)}  {value}\n" for name, value in kept)
+
+
+# ---------------------------------------------------------------- one function a screen
+
+
+def status(overview: Result, now: float) -> str:
+    clusters = overview.get("items", {}).get("cluster", [])
+    if not clusters:
+        return "No clusters yet.\nNext: icecore cluster add NAME --dsn DSN\n"
+    rows = [
+        [
+            each.get("db_cluster_name", ""),
+            _lose_now(each.get("lose_now_seconds")),
+            each.get("db_cluster_status", ""),
+            ago(each.get("last_backup_time"), now) if each.get("last_backup_id") else "never !",
+            size(each.get("last_backup_size")) if each.get("last_backup_id") else "-",
+            f"{each.get('manual_backups', 0)} of 3",
+            each.get("running_job_id", "") or "-",
+        ]
+        for each in clusters
+    ]
+    text = table(["CLUSTER", "LOSE NOW", "STATUS", "LAST BACKUP", "SIZE", "MANUAL", "RUNNING JOB"], rows, right=[4])
+    return text + "".join(f"! {sentence}\n" for sentence in _sentences(overview))
+
+
+def needs_a_person(overview: Result) -> bool:
+    """``status`` ends with 9 then, so that a monitor can run it."""
+    return bool(_sentences(overview))
+
+
+def _sentences(overview: Result) -> list[str]:
+    own = [each.get("sentence", "") for each in overview.get("items", {}).get("cluster", [])]
+    return list(dict.fromkeys([*(sentence for sentence in own if sentence), *overview.get("sentences", [])]))
+
+
+def _lose_now(seconds: int | None) -> str:
+    return "all of it !" if seconds is None or seconds < 0 else duration(seconds)
+
+
+def clusters(result: Result) -> str:
+    found = result.get("items", {}).get("db_cluster", [])
+    if not found:
+        return "No clusters yet.\nNext: icecore cluster add NAME --dsn DSN\n"
+    rows = [
+        [
+            each.get("db_cluster_description", ""),
+            each.get("db_cluster_id", ""),
+            each.get("db_cluster_status", ""),
+            f"{each.get('db_type', '')} {each.get('db_version', '')}".strip(),
+            size(each.get("storage_used")),
+            at(each.get("create_time")),
+        ]
+        for each in found
+    ]
+    return table(["CLUSTER", "ID", "STATUS", "ENGINE", "SIZE", "SINCE"], rows, right=[4])
+
+
+def findings(name: str, version: str, size_bytes: int, found: Sequence[tuple[str, str, str]]) -> str:
+    """``cluster check``. Each finding: level (ok, warning, refusal), what, fix."""
+    marks = {"ok": "ok     ", "warning": "warning", "refusal": "REFUSED"}
+    lines = [f"{name}: {version}, {size(size_bytes)}"]
+    for level, what, fix in found:
+        lines.append(f"  {marks.get(level, level)}  {what}")
+        if fix:
+            lines.append(f"           fix: {fix}")
+    refusals = sum(level == "refusal" for level, _, _ in found)
+    lines.append(f"Backups of {name} are refused until this is mended." if refusals else f"{name} can be backed up.")
+    return "\n".join(lines) + "\n"
+
+
+def backups(found: Sequence[Result], names: Mapping[str, str], now: float) -> str:
+    """``names``: of the clusters by id, for those that still have one."""
+    if not found:
+        return "No backups yet.\nNext: icecore backup CLUSTER\n"
+    rows = [
+        [
+            each.get("backup_id", ""),
+            names.get(each.get("db_cluster_id", ""), each.get("db_cluster_id", "")),
+            each.get("backup_status", ""),
+            each.get("backup_mode", ""),
+            ago(each.get("consistent_time"), now) if each.get("consistent_time") else "-",
+            size(each.get("backup_set_size")) if each.get("backup_status") == "Success" else "-",
+            _took(each.get("backup_start_time"), each.get("backup_end_time")),
+            each.get("comment", ""),
+        ]
+        for each in found
+    ]
+    heads = ["BACKUP", "CLUSTER", "STATUS", "MODE", "CONSISTENT", "SIZE", "TOOK", "COMMENT"]
+    return table(heads, rows, right=[5])
+
+
+def _took(start: int | None, end: int | None) -> str:
+    return "-" if start is None or end is None else duration(end - start)
+
+
+def backup(found: Result, now: float) -> str:
+    """``show``: all that is known, then how to restore with nothing but the repository."""
+    consistent = found.get("consistent_time")
+    text = facts(
+        [
+            ("Backup", found.get("backup_id", "")),
+            ("Cluster", f"{found.get('db_cluster_name', '')} ({found.get('db_cluster_id', '')})"),
+            ("Status", found.get("backup_status", "")),
+            ("Mode", found.get("backup_mode", "")),
+            ("Comment", found.get("comment", "")),
+            ("Consistent", ago(consistent, now) if consistent else ""),
+            ("Took", _took(found.get("backup_start_time"), found.get("backup_end_time"))),
+            ("Engine", found.get("engine_version", "")),
+            ("Log", _log(found)),
+            ("Data", _counted(found)),
+            ("New", _new(found)),
+            ("Made by", f"icecore {found['tool_version']}" if found.get("tool_version") else ""),
+            ("Token", found.get("client_token", "")),
+        ]
+    )
+    text += "".join(f"warning  {warning}\n" for warning in found.get("warnings", []))
+    recipe = found.get("restore_recipe", [])
+    if recipe:
+        text += "\nRestore without this server:\n" + "".join(f"  {line}\n" for line in recipe)
+    return text
+
+
+def _log(found: Result) -> str:
+    if not found.get("start_position"):
+        return ""
+    return f"{found['start_position']} to {found.get('stop_position', '')}, timeline {found.get('timeline', '')}"
+
+
+def _counted(found: Result) -> str:
+    if not found.get("logical_bytes"):
+        return ""
+    return f"{size(found['logical_bytes'])} in {found.get('file_count', 0)} files"
+
+
+def _new(found: Result) -> str:
+    return f"{size(found['new_bytes'])} stored by this backup" if found.get("new_bytes") is not None else ""
+
+
+def jobs(result: Result, now: float) -> str:
+    found = result.get("items", {}).get("job", [])
+    if not found:
+        return "No jobs.\n"
+    rows = [
+        [
+            each.get("job_id", ""),
+            each.get("job_kind", ""),
+            each.get("db_cluster_name", "") or each.get("db_cluster_id", ""),
+            each.get("state", ""),
+            f"{each.get('phase', '')} {each.get('process', 0)} %" if each.get("state") == "running" else "-",
+            ago(each.get("queued_time"), now),
+            _took(each.get("start_time"), each.get("end_time") or (int(now) if each.get("start_time") else None)),
+            each.get("error_code", ""),
+        ]
+        for each in found
+    ]
+    return table(["JOB", "KIND", "CLUSTER", "STATE", "PHASE", "QUEUED", "TOOK", "ERROR"], rows)
+
+
+def progress(job: Result, elapsed_s: float, rate_bytes_s: float) -> str:
+    """The line that is redrawn while a job runs: phase, bytes, percent, rate, new bytes, time left."""
+    phase, done, total = job.get("phase", ""), job.get("bytes_done", 0), job.get("bytes_total", 0)
+    parts = [f"{phase:<10}"]
+    if done:
+        parts += [f"{size(done)} / {size(total)}", f"{job.get('process', 0)} %"]
+        if rate_bytes_s > 0:
+            parts.append(f"{size(int(rate_bytes_s))}/s")
+        parts.append(f"new {size(job.get('bytes_new', 0))}")
+        if rate_bytes_s > 0 and total > done:
+            parts.append(f"ETA {duration((total - done) / rate_bytes_s)}")
+    parts.append(duration(elapsed_s))
+    return "   ".join(parts)
+
+
+def keys(result: Result, now: float) -> str:
+    found = result.get("items", {}).get("access_key", [])
+    rows = [
+        [
+            each.get("key_id", ""),
+            each.get("role", ""),
+            each.get("status", ""),
+            at(each.get("create_time")),
+            ago(each.get("last_used_time"), now) if each.get("last_used_time") else "never",
+            each.get("description", ""),
+        ]
+        for each in found
+    ]
+    return table(["KEY", "ROLE", "STATUS", "CREATED", "LAST USED", "DESCRIPTION"], rows)
+
+
+def repository(result: Result) -> str:
+    stored, logical = result.get("stored_bytes", 0), result.get("logical_bytes", 0)
+    factor = f"  (1 : {logical / stored:.1f})" if stored and logical else ""
+    return facts(
+        [
+            ("Location", result.get("location", "")),
+            ("Encrypted", "yes" if result.get("encrypted") else "no"),
+            ("Backups", str(result.get("backup_count", 0))),
+            ("Restorable", size(logical)),
+            ("Stored", f"{size(stored)}{factor}"),
+            ("Objects", str(result.get("object_count", 0))),
+        ]
+    )
