@@ -14,7 +14,7 @@ from icecore import config as home
 from icecore import errors, parts
 from icecore.api.contract import Call
 from icecore.api.operations import Context, table
-from icecore.catalog import Catalog, clusters, jobs, keys
+from icecore.catalog import Catalog, clusters, jobs, keys, queries
 from icecore.catalog.calls import Calls
 from icecore.config import Config, Credential
 
@@ -106,6 +106,11 @@ class App:
         for facts in parts.open_repository(self.config).backups():
             adopted += jobs.adopt(self.catalog, facts)
         return adopted
+
+    def recover_catalog(self) -> None:
+        """A catalog without any backup may be a new one before an old repository: look there."""
+        if not queries.any_backup(self.catalog) and (self.config.repository / "repository").exists():
+            self.rebuild_catalog()
 
     def _repository(self) -> dict[str, Any]:
         """Sizes as of the last few seconds: a call must not wait for a listing each time."""
