@@ -1,0 +1,159 @@
+"""Giving space back: which packs no backup uses, and their removal in an order that is safe at every step.
+
+The theory (R6). While the cluster's lease is held no writer lives, so nothing is adopted under our hands. Then:
+
+* A pack is *used* if a block of it is referred to by a manifest. All others may go.
+* The list of manifests is believed only if the marks in ``history/`` agree: each backup that was made and is not
+  gone must be listed, or be absent when asked for by name. A listing that shows packs but no history at all is short.
+* Every block that a manifest refers to must be found in an index whose pack is listed, else some listing is short.
+* References are gathered a second time before the first removal, and must be the same.
+* First indexes, then packs, so that no index ever names a pack that is gone. An index that names used and unused
+  packs is written anew, durably, before the old one goes.
+
+A pack with some used blocks stays whole; ``dead_bytes_kept`` says what that costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icecore.errors import Damaged, ObjectMissing
+from icecore.repository.index import BlockTable, encode_index
+from icecore.repository.layout import ClusterLayout, below
+from icecore.repository.pack import PackTable
+from icecore.repository.reader import Reader, load_indexes
+from icecore.repository.sealing import Keyring
+from icecore.storage import Lease, Storage
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection removed, or with ``dry_run`` would remove."""
+
+    bytes_freed: int
+    objects_removed: int
+    dead_bytes_kept: int  # unused blocks in packs that are used
+    dry_run: bool
+
+
+@dataclass
+class Plan:
+    """Names to remove, each with its size, in the order of removal; indexes to write before."""
+
+    new_indexes: list[list[PackTable]] = field(default_factory=list)
+    old_indexes: dict[str, int] = field(default_factory=dict)
+    packs: dict[str, int] = field(default_factory=dict)
+    dead_bytes_kept: int = 0
+
+
+def collect(
+    storage: Storage,
+    keyring: Keyring,
+    layout: ClusterLayout,
+    lease: Lease,
+    open_reader: Callable[[str, BlockTable], Reader],
+    *,
+    dry_run: bool,
+) -> Collected:
+    """Under the cluster's ``lease``. ``Damaged`` if any listing cannot be believed: then nothing was removed."""
+    # 1 what is there
+    packs = {found.name: found.size_bytes for _, found in below(storage, layout.packs)}
+    index_sizes = {found.name: found.size_bytes for _, found in below(storage, layout.indexes)}
+    indexes = load_indexes(storage, keyring, layout)
+    blocks = BlockTable(t for tables in indexes.values() for t in tables if layout.pack(t.pack_id) in packs)
+    # 2 what is used, gathered twice
+    first, second = (
+        used_rows(layout, blocks, (open_reader(backup_id, blocks) for backup_id in backups))
+        for backups in (believable_backups(storage, layout, anything_stored=bool(packs)) for _ in range(2))
+    )
+    if not np.array_equal(first, second):  # R6
+        raise Damaged(name=layout.manifests, reason="two readings of the references differ; nothing was removed")
+    # 3 what follows from it
+    plan = make_plan(layout, packs, index_sizes, indexes, blocks, first)
+    if not dry_run:
+        execute(plan, storage, keyring, layout, lease)
+    return Collected(
+        bytes_freed=sum(plan.packs.values()) + sum(plan.old_indexes.values()),
+        objects_removed=len(plan.packs) + len(plan.old_indexes),
+        dead_bytes_kept=plan.dead_bytes_kept,
+        dry_run=dry_run,
+    )
+
+
+def believable_backups(storage: Storage, layout: ClusterLayout, *, anything_stored: bool) -> list[str]:
+    """Ids of the cluster's backups, or ``Damaged`` if the listing of manifests contradicts the history."""
+    listed = [last for last, _ in below(storage, layout.manifests)]
+    marks = {last for last, _ in below(storage, layout.history)}
+    if (anything_stored or listed) and not marks:
+        raise Damaged(name=layout.history, reason="its listing is empty although the cluster has objects")
+    for backup_id in listed:
+        if f"{backup_id}.made" not in marks:
+            raise Damaged(name=layout.history, reason=f"its listing is short: backup {backup_id} is not in it")
+    made = {mark.removesuffix(".made") for mark in marks if mark.endswith(".made")}
+    for backup_id in sorted(made.difference(listed)):
+        # Made, or about to be when a crash came, and perhaps deleted: the manifest itself says which (R4).
+        try:
+            storage.size_bytes(layout.manifest(backup_id))
+        except ObjectMissing:
+            continue
+        raise Damaged(name=layout.manifests, reason=f"its listing is short: backup {backup_id} exists")
+    return listed
+
+
+def used_rows(layout: ClusterLayout, blocks: BlockTable, readers: Iterable[Reader]) -> NDArray[np.bool_]:
+    """Which rows of ``blocks`` some backup refers to; ``Damaged`` if a backup refers to a block that has no row."""
+    marks = np.zeros(len(blocks), np.bool_)
+    for reader in readers:
+        for ids in reader.id_runs():
+            missing = blocks.mark(ids, marks)
+            if missing:
+                name = layout.manifest(reader.facts.backup_id)
+                raise Damaged(name=name, reason=f"{missing} of its blocks are in no listed pack; nothing was removed")
+    return marks
+
+
+def make_plan(
+    layout: ClusterLayout,
+    packs: dict[str, int],
+    index_sizes: dict[str, int],
+    indexes: dict[str, list[PackTable]],
+    blocks: BlockTable,
+    marks: NDArray[np.bool_],
+) -> Plan:
+    """Pure: from what is there and what is used to what goes."""
+    # 1 a pack is used if one of its blocks is
+    used_numbers = np.unique(blocks.pack[marks])
+    used = {layout.pack(blocks.packs[int(number)].pack_id) for number in used_numbers}
+    # 2 packs without a mark go, and with them their rows in indexes
+    plan = Plan(packs={name: size for name, size in packs.items() if name not in used})
+    for name, some in indexes.items():
+        staying = [table for table in some if layout.pack(table.pack_id) in used]
+        if len(staying) < len(some):
+            plan.old_indexes[name] = index_sizes.get(name, 0)
+            if staying:
+                plan.new_indexes.append(staying)
+    # 3 what cannot go
+    in_used = np.isin(blocks.pack, used_numbers)
+    plan.dead_bytes_kept = blocks.stored_bytes(in_used & ~marks)
+    return plan
+
+
+def execute(plan: Plan, storage: Storage, keyring: Keyring, layout: ClusterLayout, lease: Lease) -> None:
+    """Remove what ``plan`` names. A crash at any point leaves only more to collect."""
+    # 1 indexes without the packs that go
+    lease.confirm()
+    for tables in plan.new_indexes:
+        digest, parts = encode_index(tables, keyring, layout.cluster_id)
+        storage.put(layout.indexes + digest, parts)  # R3
+    # 2 the old indexes: from here on nothing names those packs
+    for name in plan.old_indexes:
+        lease.confirm()
+        storage.delete(name)  # R6: index
+    # 3 the packs
+    for name in plan.packs:
+        lease.confirm()
+        storage.delete(name)  # R6: pack

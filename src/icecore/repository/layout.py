@@ -1,0 +1,91 @@
+"""Names of the objects in a repository.
+
+::
+
+    repository  key                       what this is; the wrapped data key
+    members/<cluster>                     a cluster that was ever written to
+    clusters/<cluster>/packs/<hash>       R1: named by their hash
+    clusters/<cluster>/indexes/<hash>
+    clusters/<cluster>/manifests/<backup> R4: the backup exists iff this does
+    clusters/<cluster>/history/           marks that outlive their backup: `began`, `<backup>.made`, `<backup>.gone`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from icecore.errors import Usage
+from icecore.storage import Storage, StoredObject
+from icecore.storage.local import valid_segment
+
+REPOSITORY, KEY = "repository", "key"
+MEMBERS = "members/"
+LONGEST_ID = 200  # leaves room for a suffix within a file system's 255 bytes
+
+
+def checked_id(text: str, what: str) -> str:
+    """A cluster's or backup's id as it may stand in a name."""
+    if not valid_segment(text) or len(text) > LONGEST_ID:
+        raise Usage(reason=f"{text!r} cannot be a {what}: at most {LONGEST_ID} of a-z, 0-9, dot, dash, underscore")
+    return text
+
+
+@dataclass(frozen=True)
+class ClusterLayout:
+    cluster_id: str
+
+    def __post_init__(self) -> None:
+        checked_id(self.cluster_id, "cluster id")
+
+    @property
+    def root(self) -> str:
+        return f"clusters/{self.cluster_id}/"
+
+    @property
+    def member(self) -> str:
+        return MEMBERS + self.cluster_id
+
+    @property
+    def lease(self) -> str:
+        return f"clusters/{self.cluster_id}"
+
+    @property
+    def packs(self) -> str:
+        return self.root + "packs/"
+
+    @property
+    def indexes(self) -> str:
+        return self.root + "indexes/"
+
+    @property
+    def manifests(self) -> str:
+        return self.root + "manifests/"
+
+    @property
+    def history(self) -> str:
+        return self.root + "history/"
+
+    def pack(self, pack_id: bytes) -> str:
+        return self.packs + pack_id.hex()
+
+    def manifest(self, backup_id: str) -> str:
+        return self.manifests + checked_id(backup_id, "backup id")
+
+    def made(self, backup_id: str) -> str:
+        return f"{self.history}{backup_id}.made"
+
+    def gone(self, backup_id: str) -> str:
+        return f"{self.history}{backup_id}.gone"
+
+    @property
+    def began(self) -> str:
+        return self.history + "began"
+
+
+def below(storage: Storage, prefix: str) -> Iterator[tuple[str, StoredObject]]:
+    """Objects right below ``prefix`` with the last part of their name."""
+    for found in storage.list(prefix):
+        last = found.name[len(prefix) :]
+        if "/" not in last:
+            yield last, found

@@ -1,0 +1,171 @@
+"""Reading a backup: find a block, read its range of a pack, prove it.
+
+Each block is read by itself, exactly its range: a restore reads every byte of a backup once, in the order in which
+it was written, and keeps nothing. On a local disk the kernel reads ahead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from icecore.errors import Damaged, ObjectMissing, StorageFailed
+from icecore.model import BackupFacts
+from icecore.repository.blocks import BLOCK_ID_BYTES, BlockCodec
+from icecore.repository.index import MAX_INDEX_BYTES, BlockTable, Place, decode_index
+from icecore.repository.layout import ClusterLayout, below
+from icecore.repository.manifest import Root, StoredFile, read_table
+from icecore.repository.pack import MAX_PACK_BYTES, PackTable, block_bound
+from icecore.repository.pack import read_table as read_pack_table
+from icecore.repository.sealing import Keyring, Sealer
+from icecore.storage import Storage
+
+
+def get_whole(storage: Storage, name: str, size_bytes: int, limit_bytes: int) -> bytes:
+    """An object that a listing or a manifest speaks of: its absence or size is damage."""
+    if size_bytes > limit_bytes:
+        raise Damaged(name=name, reason=f"it has {size_bytes} bytes, more than such an object can have")
+    try:
+        return storage.get(name)
+    except ObjectMissing as error:
+        raise Damaged(name=name, reason="it is missing") from error
+
+
+def load_indexes(
+    storage: Storage, keyring: Keyring, layout: ClusterLayout, damaged: list[Damaged] | None = None
+) -> dict[str, list[PackTable]]:
+    """All indexes of a cluster by name. With ``damaged``, unreadable ones are put there instead of raised."""
+    loaded = {}
+    for _, found in below(storage, layout.indexes):
+        try:
+            data = get_whole(storage, found.name, found.size_bytes, MAX_INDEX_BYTES)
+            loaded[found.name] = decode_index(data, keyring, layout.cluster_id, found.name)
+        except Damaged as error:
+            if damaged is None:
+                raise
+            damaged.append(error)
+    return loaded
+
+
+def unindexed_packs(
+    storage: Storage, keyring: Keyring, layout: ClusterLayout, known: set[bytes]
+) -> Iterator[PackTable]:
+    """Tables of packs that no readable index names, from the packs themselves. Unreadable ones are passed over."""
+    names = {pack_id.hex() for pack_id in known}
+    for last, found in below(storage, layout.packs):
+        if last in names:
+            continue
+        try:
+            data = get_whole(storage, found.name, found.size_bytes, MAX_PACK_BYTES)
+            table = read_pack_table(data, keyring, layout.cluster_id, found.name)
+        except Damaged:
+            continue  # torn by a crash before an index named it (R2)
+        if table.pack_id.hex() == last:
+            yield table
+
+
+class BlockSource:
+    """Blocks of a cluster by place. Safe for threads."""
+
+    def __init__(self, storage: Storage, keyring: Keyring, codec: BlockCodec, layout: ClusterLayout) -> None:
+        self._storage, self._keyring, self._codec, self._layout = storage, keyring, codec, layout
+        self._sealers: dict[bytes, Sealer] = {}
+
+    def read(self, pack_id: bytes, salt: bytes, place: Place, block_id: bytes) -> bytes:
+        """The block, proven (R5); ``Damaged`` naming the pack otherwise."""
+        name = self._layout.pack(pack_id)
+        sealer = self._sealers.get(salt)
+        if sealer is None:
+            sealer = self._sealers[salt] = self._keyring.sealer("pack", self._layout.cluster_id, salt)
+        try:
+            sealed = self._storage.get_range(name, place.offset, place.stored)
+        except ObjectMissing as error:
+            raise Damaged(name=name, reason="it is missing") from error
+        payload = sealer.open(place.position, sealed, block_bound(block_id, place.plain_word), name)
+        return self._codec.unpack(payload, place.plain_word, block_id, name)  # R5
+
+
+class Reader:
+    """One backup. ``block`` may be called from several threads."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        keyring: Keyring,
+        codec: BlockCodec,
+        layout: ClusterLayout,
+        facts: BackupFacts,
+        root: Root,
+        block_bytes: int,
+        table: BlockTable | None = None,
+    ) -> None:
+        """``table``: the cluster's, where the caller has it; else it is loaded when first needed."""
+        self.facts, self.block_bytes = facts, block_bytes
+        self._root, self._storage, self._keyring, self._layout = root, storage, keyring, layout
+        self._source = BlockSource(storage, keyring, codec, layout)
+        self._loading = threading.Lock()
+        self._loaded = table
+        self._searched_packs = False
+
+    def files(self) -> Iterator[StoredFile]:
+        """Every file of the backup in the order it was stored; holds one section of the table at a time."""
+        return read_table(self._root, self.block_bytes, self.block, self._layout.manifest(self.facts.backup_id))
+
+    def block(self, block_id: bytes) -> bytes:
+        """The bytes with this id, proven (R5), or ``Damaged``."""
+        table = self._table()
+        rows = list(table.rows(block_id))
+        if not rows:
+            # An index is lost or damaged: the packs themselves say what they hold.
+            table = self._table_from_packs()
+            rows = list(table.rows(block_id))
+        failure: StorageFailed | Damaged = Damaged(
+            name=self._layout.manifest(self.facts.backup_id), reason=f"no pack holds its block {block_id.hex()[:16]}"
+        )
+        for row in rows:
+            place = table.place(row)
+            pack = table.packs[place.pack]
+            try:
+                return self._source.read(pack.pack_id, pack.salt, place, block_id)
+            except (Damaged, StorageFailed) as error:
+                failure = error  # a block that was stored again after a loss lies in another pack too
+        raise failure
+
+    def stored_bytes(self) -> int:
+        """What this backup's blocks take in the packs; shared ones count in full."""
+        table = self._table()
+        marks = np.zeros(len(table), np.bool_)
+        for ids in self.id_runs():
+            table.mark(ids, marks)
+        return table.stored_bytes(marks)
+
+    def id_runs(self) -> Iterator[bytes]:
+        """All block ids the backup refers to, in concatenated runs: the sections' own, then those of the files."""
+        yield b"".join((*self._root.file_sections, *self._root.id_sections))
+        for section in self._root.id_sections:
+            ids = self.block(section)
+            if len(ids) % BLOCK_ID_BYTES:
+                raise Damaged(name=self._layout.manifest(self.facts.backup_id), reason="an id section is malformed")
+            yield ids
+
+    def _table(self) -> BlockTable:
+        with self._loading:
+            if self._loaded is None:
+                damaged: list[Damaged] = []
+                loaded = load_indexes(self._storage, self._keyring, self._layout, damaged)
+                self._loaded = BlockTable(table for tables in loaded.values() for table in tables)
+            return self._loaded
+
+    def _table_from_packs(self) -> BlockTable:
+        with self._loading:
+            if not self._searched_packs:
+                loaded = load_indexes(self._storage, self._keyring, self._layout, [])
+                tables = [table for tables in loaded.values() for table in tables]
+                known = {table.pack_id for table in tables}
+                tables.extend(unindexed_packs(self._storage, self._keyring, self._layout, known))
+                self._loaded = BlockTable(tables)
+                self._searched_packs = True
+            assert self._loaded is not None
+            return self._loaded
