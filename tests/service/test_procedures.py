@@ -1,0 +1,188 @@
+"""Backup and restore over simulated files: same bytes out as in, whatever stops them and wherever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from simulated import QuietWatch, SimulatedEngine, SimulatedRestore, some_files, tree
+
+from icecore import backup, errors, restore
+from icecore.engines import RestoreTarget
+from icecore.repository import Repository
+from icecore.storage.memory import MemoryStorage
+
+BLOCK_BYTES = 4096
+STEPS = [
+    "probed", "leased", "started", "copied", "closing-copied", "stopped",
+    "session-closed", "blocks-finished", "checked", "committed",
+]  # fmt: skip
+
+
+class Stopped(Exception):
+    """What a kill looks like from inside: nothing after it runs."""
+
+
+def order(number: int = 1, job_uuid: str = "uuid") -> backup.BackupOrder:
+    return backup.BackupOrder(str(number), "pc-1", "orders", job_uuid, client_token="t", token_digest="d")
+
+
+def make(engine, storage, tmp_path: Path, *, number: int = 1, watch=None, threads: int = 2, job_uuid: str = "uuid"):
+    repository = Repository.open(storage, None)
+    return backup.run(
+        engine, repository, order(number, job_uuid), watch or QuietWatch(), scratch=tmp_path, threads=threads
+    )
+
+
+def restored(storage, place: Path, number: int = 1) -> dict[str, bytes | None]:
+    repository = Repository.open(storage, None)
+    reader = repository.reader("pc-1", str(number))
+    plan = restore.plan(
+        reader, SimulatedRestore(), RestoreTarget(place, {}), owner=None, block_bytes=repository.block_bytes
+    )
+    restore.run(plan, reader, SimulatedRestore(), QuietWatch(), threads=2)
+    return tree(place)
+
+
+@pytest.fixture
+def storage() -> MemoryStorage:
+    made = MemoryStorage()
+    Repository.create(made, None, block_bytes=BLOCK_BYTES)
+    return made
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_what_comes_out_is_what_went_in(storage, tmp_path, ordered):
+    engine = SimulatedEngine(some_files(1), ordered=ordered)
+    done = make(engine, storage, tmp_path)
+    assert done.facts.client_token == "t" and done.facts.file_count == len(engine.files)
+    assert restored(storage, tmp_path / "out") == dict(sorted(engine.files.items()))
+
+
+def test_a_span_boundary_inside_a_file(storage, tmp_path, monkeypatch):
+    """Files longer than a span are read by several tasks; short, exact and long ones come out alike."""
+    monkeypatch.setattr(backup, "SPAN_BYTES", 2 * BLOCK_BYTES)
+    monkeypatch.setattr(restore, "SPAN_BYTES", 2 * BLOCK_BYTES)
+    engine = SimulatedEngine({f"f{n}": bytes([n + 1]) * (n * BLOCK_BYTES + n % 3) for n in range(9)})
+    make(engine, storage, tmp_path)
+    assert restored(storage, tmp_path / "out") == dict(sorted(engine.files.items()))
+
+
+def test_files_that_vanish_or_are_omitted_are_left_out(storage, tmp_path):
+    engine = SimulatedEngine(some_files(2))
+    engine.vanishing, engine.omitted = {"base/1/1"}, {"base/1/2"}
+    make(engine, storage, tmp_path)
+    assert set(engine.files) - set(restored(storage, tmp_path / "out")) == {"base/1/1", "base/1/2"}
+
+
+def test_a_file_that_shrinks_is_kept_as_far_as_it_was_read(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(backup, "SPAN_BYTES", 2 * BLOCK_BYTES)
+    engine = SimulatedEngine({"f": b"x" * (7 * BLOCK_BYTES)})
+    listed = list(SimulatedEngine.start(engine, "", tmp_path).files())
+    engine.files["f"] = b"x" * (3 * BLOCK_BYTES + 5)
+    monkeypatch.setattr("simulated.SimulatedSession.files", lambda self: iter(listed))
+    make(engine, storage, tmp_path)
+    assert restored(storage, tmp_path / "out")["f"] == b"x" * (3 * BLOCK_BYTES + 5)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_R4_stopped_at_each_step_then_run_again(storage, tmp_path, step):
+    """A backup exists exactly from its manifest on; a rerun makes or adopts one and the same."""
+
+    def stop(name: str) -> None:
+        if name == step:
+            raise Stopped
+
+    engine = SimulatedEngine(some_files(3))
+    with pytest.raises(Stopped):
+        make(engine, storage, tmp_path, watch=QuietWatch(stop))
+    assert all(session.closed for session in engine.sessions)
+    exists = Repository.open(storage, None).has("pc-1", "1") is not None
+    assert exists == (step == "committed")
+    again = make(engine, storage, tmp_path)
+    assert again.adopted == exists
+    assert restored(storage, tmp_path / "out") == dict(sorted(engine.files.items()))
+    assert len(list(Repository.open(storage, None).backups("pc-1"))) == 1
+
+
+def test_steps_are_the_ones_that_tests_kill_at(storage, tmp_path):
+    watch = QuietWatch()
+    make(SimulatedEngine(some_files(4)), storage, tmp_path, watch=watch)
+    assert [step for step in watch.steps if step != "copying"] == STEPS
+
+
+def test_R1_another_jobs_manifest_is_never_adopted(storage, tmp_path):
+    make(SimulatedEngine(some_files(5)), storage, tmp_path)
+    with pytest.raises(errors.Damaged):
+        make(SimulatedEngine(some_files(6)), storage, tmp_path, job_uuid="another")
+    assert restored(storage, tmp_path / "out") == dict(sorted(SimulatedEngine(some_files(5)).files.items()))
+
+
+def test_R2_R3_storage_that_fails_at_the_nth_call(tmp_path):
+    """For every n: the backup fails cleanly or succeeds, an older one stays readable, and a retry succeeds."""
+    old, new = SimulatedEngine(some_files(7)), SimulatedEngine(some_files(8))
+    n, finished = 0, False
+    while not finished:
+        n += 1
+        storage = MemoryStorage()
+        Repository.create(storage, None, block_bytes=BLOCK_BYTES)
+        make(old, storage, tmp_path, number=1)
+        storage.fail_at = storage.calls + n
+        try:
+            make(new, storage, tmp_path, number=2, job_uuid="second", threads=1)
+            finished = True
+        except errors.StorageFailed:
+            pass
+        storage.fail_at = None
+        assert all(session.closed for session in new.sessions)
+        assert restored(storage, tmp_path / f"old{n}", 1) == dict(sorted(old.files.items()))
+        make(new, storage, tmp_path, number=2, job_uuid="second")
+        assert restored(storage, tmp_path / f"new{n}", 2) == dict(sorted(new.files.items()))
+    assert n > 5
+
+
+def test_a_lost_session_ends_the_backup(storage, tmp_path):
+    engine = SimulatedEngine(some_files(9))
+    engine.dead = True
+    with pytest.raises(errors.EngineFailed):
+        make(engine, storage, tmp_path)
+    assert Repository.open(storage, None).has("pc-1", "1") is None
+
+
+def test_a_restore_never_leaves_its_directory(storage, tmp_path):
+    for number, path in enumerate(("../escaped", "/etc/escaped", "base/../../escaped"), start=1):
+        engine = SimulatedEngine({path: b"x"})
+        try:
+            make(engine, storage, tmp_path, number=number)
+        except errors.IcecoreError:
+            continue  # the repository would not even store such a name
+        with pytest.raises(errors.Damaged):
+            restored(storage, tmp_path / f"out{number}", number)
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_a_restore_refuses_before_the_first_byte(storage, tmp_path):
+    make(SimulatedEngine(some_files(10)), storage, tmp_path)
+    place = tmp_path / "taken"
+    place.mkdir()
+    (place / "precious").write_text("x")
+    with pytest.raises(errors.TargetRefused):
+        restored(storage, place)
+    assert tree(place) == {"precious": b"x"}
+
+
+def test_a_failed_restore_cannot_be_started(storage, tmp_path):
+    """Without its last file no server accepts the directory."""
+    make(SimulatedEngine(some_files(11)), storage, tmp_path)
+    repository = Repository.open(storage, None)
+    reader = repository.reader("pc-1", "1")
+    target = RestoreTarget(tmp_path / "out", {})
+    plan = restore.plan(reader, SimulatedRestore(), target, owner=None, block_bytes=repository.block_bytes)
+
+    def stop(name: str) -> None:
+        if name == "files-finished":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        restore.run(plan, reader, SimulatedRestore(), QuietWatch(stop), threads=2)
+    assert (tmp_path / "out" / "base").exists() and not (tmp_path / "out" / "global" / "pg_control").exists()
