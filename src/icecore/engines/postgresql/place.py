@@ -1,0 +1,90 @@
+"""Putting a restored cluster in order on disk: configuration, ownership, durability."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from icecore.engines import RestoreTarget
+from icecore.engines.postgresql import conffile
+from icecore.engines.postgresql.source import STANDBY_MINIMUMS
+from icecore.errors import EngineFailed
+
+_DEFAULT_NAMES = {"config_file": "postgresql.conf", "hba_file": "pg_hba.conf", "ident_file": "pg_ident.conf"}
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def write(path: Path, content: str, mode: int = 0o600) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".icecore")
+    temporary.write_text(content, encoding="utf-8", errors="surrogateescape")
+    temporary.chmod(mode)
+    temporary.rename(path)
+
+
+def write_configuration(data: Path, configuration: Mapping[str, Any], unwanted: Callable[[str, str], str]) -> None:
+    """The three configuration files inside the data directory, complete in themselves.
+
+    A file that the source kept elsewhere is written from the manifest's text. One that lies inside is taken as it was
+    restored where the manifest has no text (a remote source that did not let us read it).
+    """
+    for kind, name in _DEFAULT_NAMES.items():
+        path = data / name
+        known = configuration.get(kind) or {}
+        text = known.get("text")
+        if text is None:
+            text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else None
+        if text is None:
+            # Nothing is known: nobody gets in but through the private socket, and PostgreSQL's defaults hold.
+            text = "# not in the backup\n"
+        if kind == "config_file":
+            text = conffile.without(text, unwanted)
+        write(path, text)
+
+
+def standby_minimums(known: Mapping[str, Any]) -> dict[str, str]:
+    """A server in recovery needs at least what its source had."""
+    settings = known.get("settings", {})
+    return {name: settings[name] for name in STANDBY_MINIMUMS if str(settings.get(name, "")).isdigit()}
+
+
+def likely_owner(target: RestoreTarget, known: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Who the files should belong to; nothing to do unless we are root.
+
+    The owner of the target if that is not root, else the source's owner where this machine has such a user.
+    """
+    if os.geteuid() != 0:
+        return None
+    status = target.data_directory.stat()
+    if status.st_uid != 0:
+        return status.st_uid, status.st_gid
+    try:
+        entry = pwd.getpwnam(known.get("owner") or "postgres")
+    except KeyError:
+        return None
+    return (entry.pw_uid, entry.pw_gid) if entry.pw_uid != 0 else None
+
+
+def give(directory: Path, owner: tuple[int, int] | None) -> None:
+    """Everything below ``directory``, itself included, to its owner. Links are changed, not followed."""
+    if owner is None or os.geteuid() != 0:
+        return
+    for folder, names, files in os.walk(directory):
+        for name in (*names, *files):
+            os.lchown(Path(folder, name), *owner)
+    os.lchown(directory, *owner)
+
+
+def sync_file_system(directory: Path) -> None:
+    """One call for all files of the file system: thousands of fsyncs would take minutes."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _LIBC.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise EngineFailed(doing=f"making {directory} durable", reason=os.strerror(number))
+    finally:
+        os.close(descriptor)

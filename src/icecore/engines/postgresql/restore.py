@@ -1,0 +1,249 @@
+"""The half of the engine that needs no source: from a manifest's facts and a directory of files to a cluster.
+
+Which kind of recovery, and why. A restored directory holds ``backup_label`` and, in ``pg_wal``, all log that it needs.
+Without ``recovery.signal`` PostgreSQL would recover from there too, and stay on the source's timeline: source and copy
+would from then on write *different* log under the *same* names, and whoever archives both (or later backs both up by
+log) mixes them beyond repair. With ``recovery.signal`` the copy ends its recovery as a promotion: a new timeline, its
+own names for ever. PostgreSQL then insists on a ``restore_command``; ours is ``exit 1``, "the archive has no such
+file", so that it takes what lies in ``pg_wal`` and nothing else. That is right for a new cluster beside its source and
+for ``restore --to DIR`` alike: a directory that replaces a lost server diverges from the lost one's archive as well.
+``recovery.signal`` and the label are gone after the first start. Point-in-time recovery sets other values here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icecore.engines import RestoredServer, RestoreTarget, ServerPlace
+from icecore.engines.postgresql import binaries, conffile
+from icecore.engines.postgresql import place as places
+from icecore.engines.postgresql.control import CONTROL_PATH, guarded, parse, read_control
+from icecore.engines.postgresql.walk import EXPECTED_DIRECTORIES
+from icecore.errors import Damaged, EngineFailed, TargetRefused
+from icecore.model import BackupFacts
+
+# A restored tree may hold these from the source or from an earlier attempt; each would change what a start does.
+STALE_FILES = (
+    *("postmaster.pid", "postmaster.opts", "recovery.done", "standby.signal", "recovery.conf"),
+    *("tablespace_map", "tablespace_map.old", "backup_label.old", "backup_manifest"),
+)
+# fmt: off
+_RECOVERY_SETTINGS = frozenset((
+    "restore_command", "archive_cleanup_command", "recovery_end_command", "recovery_target",
+    "recovery_target_action", "recovery_target_inclusive", "recovery_target_lsn", "recovery_target_name",
+    "recovery_target_time", "recovery_target_timeline", "recovery_target_xid", "primary_conninfo",
+    "primary_slot_name", "promote_trigger_file", "recovery_min_apply_delay", "standby_mode",
+))
+# fmt: on
+# They name places of the source's machine; a copy that followed them would meet its source there.
+# fmt: off
+_PLACES = frozenset((
+    "data_directory", "hba_file", "ident_file", "config_file", "external_pid_file", "unix_socket_directories",
+    "include", "include_if_exists", "include_dir", "stats_temp_directory",
+))
+# fmt: on
+_ARCHIVING = frozenset(("archive_mode", "archive_command", "archive_library"))
+_SPARE_BYTES = 64 * 1024**2  # what a first start writes: a log segment or two and its statistics
+
+
+class PostgresRestore:
+    """Stateless; every fact comes from the backup."""
+
+    def check_target(self, facts: BackupFacts, target: RestoreTarget) -> None:
+        known = facts.engine_facts
+        # 1. Every tablespace has a directory of its own.
+        for link in _tablespace_links(known):
+            if link not in target.tablespaces:
+                raise TargetRefused(f"tablespace {link} has no directory to go to", "Name one for each tablespace.")
+        directories = [target.data_directory, *target.tablespaces.values()]
+        if len({os.path.realpath(each) for each in directories}) != len(directories):
+            raise TargetRefused("two directories of the target are the same", "Name a directory for each.")
+        # 2. Nothing is there, and it can be written.
+        for directory in directories:
+            _refuse_unless_empty(directory)
+            _refuse_inside_source(directory, known)
+        for directory in target.tablespaces.values():
+            if _inside(directory, target.data_directory):
+                raise TargetRefused(
+                    f"tablespace directory {directory} lies inside the data directory", "Name one outside of it."
+                )
+        # 3. It fits, file system by file system.
+        _refuse_without_space(facts, target)
+
+    def last_paths(self) -> frozenset[str]:
+        return frozenset((CONTROL_PATH,))
+
+    def guarded(self, path: str, content: bytes) -> bytes:
+        if path != CONTROL_PATH:
+            raise ValueError(f"{path} is not written last")
+        return guarded(content)
+
+    def finish_files(self, facts: BackupFacts, target: RestoreTarget) -> None:
+        data, known = target.data_directory, facts.engine_facts
+        # 1. A backup that could not be recovered must be noticed now, not by a server that starts on it.
+        _require_label(data)
+        # 2. Directories that are never in a backup, or were empty.
+        for name in EXPECTED_DIRECTORIES:
+            (data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        if int(known["major"]) >= 17:
+            (data / "pg_wal" / "summaries").mkdir(mode=0o700, exist_ok=True)
+        data.chmod(int(known.get("data_directory_mode", "0700"), 8))
+        # 3. Tablespaces: links to their new directories; the map would send the server to the source's.
+        for link in _tablespace_links(known):
+            _point(data / link, target.tablespaces[link])
+        # 4. Nothing that was left behind may steer the start.
+        for name in STALE_FILES:
+            (data / name).unlink(missing_ok=True)
+        # 5. Configuration that stands on its own.
+        places.write_configuration(data, known.get("configuration", {}), _unwanted(data))
+        _write_recovery_settings(data, known)
+        (data / "recovery.signal").touch(mode=0o600)
+        # 6. Files belong to whom the server will run as; then all of it is made durable.
+        owner = places.likely_owner(target, known)
+        for directory in (data, *target.tablespaces.values()):
+            places.give(directory, owner)
+        for directory in (data, *target.tablespaces.values()):
+            places.sync_file_system(directory)
+
+    def server(self, facts: BackupFacts, place: ServerPlace) -> RestoredServer:
+        from icecore.engines.postgresql.server import PostgresServer
+
+        return PostgresServer.prepare(facts, place)
+
+
+# ---------------------------------------------------------------- target
+
+
+def _tablespace_links(known: Mapping[str, Any]) -> list[str]:
+    return [f"pg_tblspc/{space['oid']}" for space in known.get("tablespaces", ()) if space["location"]]
+
+
+def _refuse_unless_empty(directory: Path) -> None:
+    if directory.is_symlink() and not directory.exists():
+        raise TargetRefused(f"{directory} is a link that leads nowhere", "Name another directory.")
+    if directory.exists():
+        if not directory.is_dir():
+            raise TargetRefused(f"{directory} is not a directory", "Name another directory.")
+        pid = binaries.postmaster_of(directory)
+        if pid:
+            raise TargetRefused(f"a server (process {pid}) runs in {directory}", "Name another directory.")
+        try:
+            names = [entry.name for entry in directory.iterdir() if entry.name != "lost+found"]
+        except PermissionError:
+            raise TargetRefused(f"{directory} may not be read", "Run as its owner, or as root.") from None
+        if names:
+            raise TargetRefused(f"{directory} is not empty", "Name a new or an empty directory.")
+    above = directory
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise TargetRefused(f"{above} may not be written", "Name another directory, or run as its owner.")
+
+
+def _inside(directory: Path, other: Path) -> bool:
+    real, above = os.path.realpath(directory), os.path.realpath(other)
+    return real == above or real.startswith(above + "/")
+
+
+def _refuse_inside_source(directory: Path, known: Mapping[str, Any]) -> None:
+    """The source may live on this very machine."""
+    source = Path(known.get("data_directory") or "/nonexistent")
+    places = [Path(space["location"]) for space in known.get("tablespaces", ()) if space["location"]]
+    try:
+        is_source = str(parse(read_control(source)).system_identifier) == known["system_identifier"]
+    except (OSError, Damaged):
+        return
+    for other in (source, *places):
+        if is_source and _inside(directory, other):
+            raise TargetRefused(
+                f"{directory} belongs to the source of this backup ({other})", "Name another directory."
+            )
+
+
+def _refuse_without_space(facts: BackupFacts, target: RestoreTarget) -> None:
+    needed: dict[int, list[Any]] = {}
+    spaces = {f"pg_tblspc/{s['oid']}": int(s.get("size_bytes", 0)) for s in facts.engine_facts.get("tablespaces", ())}
+    rest = max(facts.size_bytes - sum(spaces.values()), 0) + _SPARE_BYTES
+    wanted = [(target.data_directory, rest)] + [
+        (path, spaces.get(link, 0)) for link, path in target.tablespaces.items()
+    ]
+    for directory, size_bytes in wanted:
+        above = directory
+        while not above.exists() and above != above.parent:
+            above = above.parent
+        entry = needed.setdefault(above.stat().st_dev, [above, 0])
+        entry[1] += size_bytes
+    for above, size_bytes in needed.values():
+        free = shutil.disk_usage(above).free
+        if free < size_bytes:
+            raise TargetRefused(
+                f"{above} has {free // 2**20} MiB free, {size_bytes // 2**20} MiB are needed",
+                "Free space, or name a directory on a larger file system.",
+            )
+
+
+# ---------------------------------------------------------------- files
+
+
+def _require_label(data: Path) -> None:
+    label = data / "backup_label"
+    if (data / "recovery.signal").exists() and not label.exists():
+        return  # finished before, and started since
+    if not label.exists() or not label.read_bytes().startswith(b"START WAL LOCATION: "):
+        raise EngineFailed(doing="finishing the restored files", reason=f"{label} is missing or not a label")
+
+
+def _point(link: Path, directory: Path) -> None:
+    """A tablespace's link leads to its new directory."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    elif link.is_dir():
+        if any(link.iterdir()):
+            raise EngineFailed(doing="linking a tablespace", reason=f"{link} holds files that belong into {directory}")
+        link.rmdir()
+    link.symlink_to(directory.absolute())
+
+
+def _unwanted(data: Path) -> Any:
+    """Why a setting of the source may not hold for its copy; "" when it may."""
+
+    def reason(name: str, value: str) -> str:
+        if name in _RECOVERY_SETTINGS:
+            return "recovery settings of the source"
+        if name in _PLACES:
+            return "a place of the source"
+        if name in _ARCHIVING:
+            return "a copy must not write into its source's archive"
+        if name == "log_directory" and value.startswith("/"):
+            return "a place of the source"
+        if name.startswith("ssl_") and name.endswith(("_file", "_dir")) and value.startswith("/"):
+            return "a place of the source"
+        if name == "ssl" and value.lower() in ("on", "true", "yes", "1") and not (data / "server.key").exists():
+            return "its key is not in the data directory"
+        return ""
+
+    return reason
+
+
+def _write_recovery_settings(data: Path, known: Mapping[str, Any]) -> None:
+    """The block at the end of ``postgresql.auto.conf``, which wins over every other file."""
+    path = data / "postgresql.auto.conf"
+    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+    lines = [
+        "restore_command = 'exit 1'",
+        *(f"{name} = ''" for name in ("recovery_target", "recovery_target_name", "recovery_target_time")),
+        *(f"{name} = ''" for name in ("recovery_target_xid", "recovery_target_lsn")),
+        "recovery_target_timeline = 'current'",
+        "recovery_target_action = 'promote'",
+        *(f"{name} = ''" for name in ("recovery_end_command", "archive_cleanup_command")),
+        *(f"{name} = ''" for name in ("primary_conninfo", "primary_slot_name", "synchronous_standby_names")),
+        "archive_mode = off",
+        *(f"{name} = {value}" for name, value in places.standby_minimums(known).items()),
+    ]
+    content = conffile.block(conffile.without(text, _unwanted(data)), "recovery settings", lines)
+    places.write(path, content)
