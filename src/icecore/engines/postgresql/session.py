@@ -168,7 +168,7 @@ class Guard:
             segment_bytes=self._source.segment_bytes,
             report_flush=self._source.in_recovery or not self._source.settings.get("synchronous_standby_names"),
         )
-        self._capture.start(self._redo, LOG_TIMEOUT_S)
+        self._capture.start(self._redo if self._source.in_recovery else None, LOG_TIMEOUT_S)
         self._warnings += [f"{name} is no longer kept by the server" for name in self._capture.missing_history]
         self._started_at = int(self._clock())
 

@@ -106,6 +106,7 @@ class LogCapture:
         self.received = 0  # position after the last byte captured
         self.history: dict[str, bytes] = {}
         self.missing_history: list[str] = []
+        self._reserved = 0  # the slot holds the log from here on, or from a little before
         self._heard = False
         self._error: IcecoreError | None = None
         self._moved = threading.Condition()
@@ -117,11 +118,12 @@ class LogCapture:
 
     # ------------------------------------------------------------ called by the session
 
-    def start(self, earliest: Callable[[], int], timeout_s: float) -> None:
+    def start(self, earliest: Callable[[], int] | None, timeout_s: float) -> None:
         """Return once the server is proven to send; the slot keeps all that follows.
 
         ``earliest()`` gives the position from which the log may be needed (the last checkpoint's redo position): on
-        a standby a new slot starts at what was replayed, which lies after it.
+        a standby a new slot starts at what was replayed, which lies after it. None on a primary: its backup begins
+        with a checkpoint that is still to come.
         """
         # 1. A slot that reserves the log at once, on a connection of its own.
         self._replication = self._connect()
@@ -129,6 +131,7 @@ class LogCapture:
         if int(rows[0][1] or 0) != self._timeline:
             raise EngineFailed(doing="starting the log capture", reason="the server changed its timeline")
         flushed = lsn_number((rows[0][2] or b"0/0").decode())
+        self._reserved = flushed
         self._replication.rows(
             "creating a replication slot", f'CREATE_REPLICATION_SLOT "{self.slot}" TEMPORARY PHYSICAL RESERVE_WAL'
         )
@@ -138,7 +141,7 @@ class LogCapture:
         # 3. Stream from the start of the segment that the backup's start can lie in. A restart point in this very
         #    moment may have removed it: then the start lies later, too.
         for attempt in range(3):
-            begin = min(earliest(), flushed)
+            begin = min(earliest(), flushed) if earliest is not None else flushed
             self.first = self.received = begin - begin % self._segment_bytes
             try:
                 self._begin_streaming()
@@ -292,7 +295,9 @@ class LogCapture:
         return reason
 
     def _feedback(self, pgconn: object) -> None:
-        flushed = self.received if self.report_flush else 0
+        # A position before the slot's would move the slot back, to log that the next checkpoint removes: the server
+        # then ends the stream. Zero leaves it where it is.
+        flushed = self.received if self.report_flush and self.received > self._reserved else 0
         now_us = int(time.time() * 1_000_000) - _EPOCH_2000_US
         # Until the stream has spoken, ask it to: an idle server at a segment's edge has no log to send.
         message = b"r" + struct.pack("!QQQQB", self.received, flushed, 0, now_us, not self._heard)
