@@ -18,13 +18,11 @@ def size(size_bytes: int | None) -> str:
     """``4.3 GiB``; three significant digits are all that a person compares."""
     if size_bytes is None:
         return "-"
-    value = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1000:
-            break
+    value, units = float(size_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1000 and len(units) > 1:
         value /= 1024
-    else:
-        unit = "TiB"
+        units.pop(0)
+    unit = units[0]
     digits = 0 if unit == "B" or value >= 100 else 1 if value >= 10 else 2
     return f"{value:.{digits}f} {unit}"
 

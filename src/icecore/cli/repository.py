@@ -1,0 +1,141 @@
+"""icecore repo: what the repository itself holds, and its key. No catalog is needed, with ``--repo`` no home either."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icecore import config as home
+from icecore import errors
+from icecore.api import contract
+from icecore.cli import screens
+from icecore.cli.calls import Calls
+from icecore.cli.output import Output
+from icecore.cli.secret import given_secret, new_passphrase
+
+if TYPE_CHECKING:
+    from icecore.repository import Repository
+
+
+def opened(options: Namespace, output: Output) -> tuple[Repository, Path]:
+    """The repository named by ``--repo``, else the home's; and where it is."""
+    from icecore import parts
+
+    if options.repo:
+        return parts.open_repository_at(options.repo, given_secret(options, output)), options.repo
+    config = home.load(options.home or home.default_home())
+    return parts.open_repository(config), config.repository
+
+
+def list_(options: Namespace, output: Output) -> None:
+    repository, _ = opened(options, output)
+    found = list(repository.backups())
+    rows = [
+        {
+            "backup_id": each.backup_id,
+            "db_cluster_id": each.cluster_id,
+            "backup_status": "Success",
+            "backup_mode": each.mode,
+            "backup_start_time": each.boundary.started_at,
+            "backup_end_time": each.boundary.stopped_at,
+            "consistent_time": each.boundary.consistent_at,
+            "backup_set_size": each.size_bytes,
+            "comment": each.comment,
+        }
+        for each in found
+    ]
+    answer = {
+        "items": {"backup": rows},
+        "page_number": 1,
+        "page_record_count": len(rows),
+        "total_record_count": len(rows),
+    }
+    known = {each.cluster_id: each.cluster_name for each in reversed(found)}
+    output.result(screens.backups(rows, known, time.time()), contract.render("DescribeBackups", answer, ""))
+
+
+def stat(options: Namespace, output: Output) -> None:
+    if not options.repo:
+        with Calls(options.home) as calls:
+            answer = calls("DescribeRepository")
+            output.result(screens.repository(answer.result), answer.wire)
+        return
+    repository, place = opened(options, output)
+    counted = repository.stat()
+    result = {
+        "location": str(place),
+        "encrypted": repository.encrypted,
+        "stored_bytes": counted.stored_bytes,
+        "logical_bytes": counted.logical_bytes,
+        "backup_count": counted.backup_count,
+        "object_count": counted.object_count,
+    }
+    output.result(screens.repository(result), contract.render("DescribeRepository", result, ""))
+
+
+def key(options: Namespace, output: Output) -> None:
+    config = home.load(options.home or home.default_home())
+    if not config.encrypted:
+        raise errors.Refused("the repository is not encrypted", hint="There is no key to keep.")
+    if options.action == "export":
+        _export(config, options.file, output)
+    else:
+        _set_passphrase(config, output)
+
+
+def _export(config: home.Config, file: str | None, output: Output) -> None:
+    from icecore.app import mark_key_exported
+
+    if not file:
+        raise errors.Usage(reason="repo key export needs a FILE, or - to print the key")
+    if not config.repository_key.exists():
+        raise errors.Refused("the repository opens by a passphrase", hint="Keep the passphrase: it is the key.")
+    data = home.read_private(config.repository_key)
+    if file == "-":
+        output.result(data.hex(), {"Key": data.hex()})
+    else:
+        target = Path(file)
+        if target.exists():
+            raise errors.Refused(f"{target} exists", hint="Name a new file; a key is never overwritten.")
+        home.write_private(target.absolute(), data)
+        output.result(
+            f"The key is in {target}. Move it off this machine: who has it and the repository can read every backup.",
+            {"KeyFile": str(target)},
+        )
+    mark_key_exported(config)
+
+
+def _set_passphrase(config: home.Config, output: Output) -> None:
+    """Only one small object of the repository is rewritten; no block is sealed anew."""
+    from icecore import parts
+    from icecore.app import mark_key_exported
+    from icecore.repository.sealing import Passphrase
+
+    try:
+        repository = parts.open_repository(config)
+    except errors.WrongKey:
+        # An earlier try was killed after the repository had changed and before the home had.
+        saved = home.password(config, "repository")
+        if saved is None:
+            raise
+        repository = parts.open_repository_at(config.repository, Passphrase(saved))
+    passphrase = new_passphrase(output)
+    before = home.password(config, "repository")
+    home.save_password(config, "repository", passphrase)
+    try:
+        repository.change_secret(Passphrase(passphrase))
+    except errors.IcecoreError:
+        # The old one still opens it.
+        if before is None:
+            home.forget_password(config, "repository")
+        else:
+            home.save_password(config, "repository", before)
+        raise
+    config.repository_key.unlink(missing_ok=True)
+    mark_key_exported(config)
+    output.result("The repository opens by the new passphrase; keep it where this machine's loss cannot reach.", {})
+    if sys.stdin.isatty():
+        output.say("The home has it in secrets/repository (0600), so that backups run unattended.")
