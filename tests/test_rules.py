@@ -22,6 +22,7 @@ TESTS = ROOT / "tests"
 PURE = {"model", "errors", "recovery", "retention"}
 PROCEDURES = {"backup", "restore", "verify", "archive", "prune"}
 CONTRACTS = {"storage", "engines", "repository"}  # the packages' own names; "storage.local" is not among them
+WORK = {"worker", "tasks", "watch", "keeper"}  # the worker and its pieces
 PARTS = {"storage.*", "engines.*", "repository.*"}
 
 # Who may import what of ours, by the first name that fits; `name` means that module alone, `name.*` all below it.
@@ -36,25 +37,28 @@ EDGES: list[tuple[str, set[str]]] = [
     *((name, PURE | CONTRACTS | PROCEDURES | {"images"}) for name in sorted(PROCEDURES)),
     ("catalog", PURE | {"config"}),
     ("migrations", PURE | {"catalog", "catalog.*"}),
-    ("worker", PURE | CONTRACTS | PARTS | PROCEDURES | {"catalog", "catalog.*", "config", "images"}),
+    ("parts", PURE | CONTRACTS | PARTS | {"config"}),  # names the concrete ones, so that nobody else has to
+    *(
+        (name, WORK | PURE | CONTRACTS | PROCEDURES | {"catalog", "catalog.*", "config", "parts"})
+        for name in sorted(WORK)
+    ),
     ("api.operations", PURE | {"catalog", "catalog.*", "api.contract"}),
     ("api", PURE | {"api.*"}),
     ("console", PURE | {"api", "api.*"}),
-    # The two places where everything is put together: the composition and its surface.
+    # Where everything is put together: the composition, the process that serves it, the command line.
     ("app", {"*"}),
+    ("serve", {"*"}),
     ("cli", {"*"}),
 ]
 
 # Who may import a library that decides a shape of the house.
 LIBRARIES: dict[str, set[str]] = {
-    "dbos": {"worker", "catalog", "app"},
-    "sqlalchemy": {"catalog", "migrations", "worker", "app"},
-    "alembic": {"catalog", "migrations", "app"},
-    "psycopg": {"engines"},
-    "starlette": {"api", "console", "app"},
-    "uvicorn": {"api", "app"},
-    "typer": {"cli"},
-    "rich": {"cli"},
+    "dbos": {"worker", "catalog"},
+    "sqlalchemy": {"catalog", "migrations", "api"},  # api: rows of the catalog, by type
+    "alembic": {"catalog", "migrations"},
+    "psycopg": {"engines", "parts", "cli"},  # the last two read a DSN
+    "starlette": {"api", "console"},
+    "uvicorn": {"api"},
     "cryptography": {"repository", "api", "catalog"},
     "blake3": {"repository"},
     "zstandard": {"repository"},

@@ -54,8 +54,10 @@ class Grammar:
         self.parser = _Top(prog="icecore", add_help=False)
         _common(self.parser, shared=False)
         self.parser.add_argument("--version", action="version", version=f"icecore {__version__}")
+        self._group = ""
         self._commands = self.parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
         self._summaries: dict[str, str] = {}
+        self._pages: dict[str, list[Parser]] = {}
 
     def command(self, name: str, run: str, summary: str, examples: str = "", within: Any = None) -> Parser:
         """``examples`` are printed on top: they are what is looked for."""
@@ -66,14 +68,27 @@ class Grammar:
         parser: Parser = (within or self._commands).add_parser(name, description=text, help=summary, add_help=False)
         parser.set_defaults(run=run)
         _common(parser, shared=True)
+        self._pages.setdefault(self._group if within else name, []).append(parser)
         return parser
 
     def group(self, name: str, summary: str) -> Any:
         self._summaries[name] = summary
         parser = self._commands.add_parser(name, description=summary, help=summary, add_help=False)
         _common(parser, shared=True)
-        parser.set_defaults(run="", group=name)
+        parser.set_defaults(run="")
+        self._group = name
+        self._pages[name] = [parser]
         return parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser, title="Verbs")
+
+    def pages(self, name: str) -> list[Parser]:
+        """The help pages of a command, or of a group and its verbs."""
+        return self._pages[name]
+
+    def runs(self) -> list[str]:
+        """What the commands lead to, as ``"module:function"``."""
+        return [
+            str(page.get_default("run")) for pages in self._pages.values() for page in pages if page.get_default("run")
+        ]
 
     def overview(self) -> str:
         """The screen of ``icecore --help``."""
@@ -296,7 +311,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]
     """
     parser = grammar().parser
     options, rest = parser.parse_known_args(list(argv))
-    if not options.command:
+    if not options.command and not rest:
         parser.print_help()
         parser.exit(0)
     if options.command == "call":

@@ -92,17 +92,12 @@ def status(overview: Result, now: float) -> str:
         for each in clusters
     ]
     text = table(["CLUSTER", "LOSE NOW", "STATUS", "LAST BACKUP", "SIZE", "MANUAL", "RUNNING JOB"], rows, right=[4])
-    return text + "".join(f"! {sentence}\n" for sentence in _sentences(overview))
+    return text + "".join(f"! {sentence}\n" for sentence in overview.get("sentences", []))
 
 
 def needs_a_person(overview: Result) -> bool:
     """``status`` ends with 9 then, so that a monitor can run it."""
-    return bool(_sentences(overview))
-
-
-def _sentences(overview: Result) -> list[str]:
-    own = [each.get("sentence", "") for each in overview.get("items", {}).get("cluster", [])]
-    return list(dict.fromkeys([*(sentence for sentence in own if sentence), *overview.get("sentences", [])]))
+    return bool(overview.get("sentences"))
 
 
 def _lose_now(seconds: int | None) -> str:
