@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import world
+
+world.announce_programs()
 
 
 @pytest.fixture

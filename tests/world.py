@@ -46,6 +46,12 @@ def programs_of(major: str) -> Path | None:
     return None
 
 
+def announce_programs() -> None:
+    """Tell Icecore (this process and those it starts) where servers are that no package put in its usual place."""
+    for major in majors():
+        os.environ.setdefault(f"ICECORE_PG_BIN_{major}", str(programs_of(major)))
+
+
 def majors() -> list[str]:
     return [major for major in ("13", "14", "15", "16", "17", "18") if programs_of(major)]
 
@@ -123,11 +129,8 @@ class PostgresWorld:
     def create(self) -> Self:
         """An empty cluster, not started."""
         checks = ["-k"] if self._checksums else (["--no-data-checksums"] if int(self.major) >= 18 else [])
-        run_as_database_user(
-            [self.bin / "initdb", "-N", "-D", self.data, "-U", self.user, "-A", "trust", "-E", "UTF8", "--locale=C"]
-            + checks
-            + list(self._initdb)
-        )
+        options = ["-U", self.user, "-A", "trust", "-E", "UTF8", "--locale=C", *checks, *self._initdb]
+        run_as_database_user([self.bin / "initdb", "-N", "-D", self.data, *options])
         self.configure()
         return self
 

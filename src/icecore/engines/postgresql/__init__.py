@@ -25,13 +25,20 @@ class PostgresEngine:
     """Bound to one registered cluster by its DSN, which holds no password. ``name`` is for messages."""
 
     def __init__(
-        self, dsn: str, password: str | None, *, name: str, retained_limit_bytes: int = RETAINED_LIMIT_BYTES
+        self,
+        dsn: str,
+        password: str | None,
+        *,
+        name: str,
+        retained_limit_bytes: int = RETAINED_LIMIT_BYTES,
+        stream: bool = False,
     ) -> None:
         """``retained_limit_bytes``: log that the server may keep for a running backup before the backup gives up
-        rather than fill the server's disk."""
+        rather than fill the server's disk. ``stream``: use ``BASE_BACKUP`` even where the files could be read."""
         self._dsn = dsn
         self._password = password
         self._retained_limit_bytes = retained_limit_bytes
+        self._stream = stream
         self.name = name
 
     def probe(self) -> Probe:
@@ -53,7 +60,9 @@ class PostgresEngine:
                 " ".join(finding.fix for finding in refusals),
             )
         # 2. Read files where they are; stream where they are not.
-        kind = LocalSession if seen.location.local else StreamSession
+        kind: type[LocalSession] | type[StreamSession] = (
+            StreamSession if self._stream or not seen.location.local else LocalSession
+        )
         return kind(self._dsn, self._password, label, scratch, retained_limit_bytes=self._retained_limit_bytes)
 
     def _examine(self) -> Examination:

@@ -3,7 +3,7 @@
 The loop is the compiled twin of ``pages._bad_pages_numpy``; a test holds both equal.
 """
 
-import cffi
+import cffi  # type: ignore[import-untyped, unused-ignore]
 
 DECLARATIONS = """
 size_t icecore_bad_pages(const unsigned char *pages, size_t count, size_t page_bytes,

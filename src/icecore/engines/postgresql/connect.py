@@ -12,8 +12,7 @@ from icecore.errors import EngineFailed, EngineUnreachable
 
 if TYPE_CHECKING:
     import psycopg
-    from psycopg.pq import PGresult
-    from psycopg.pq.abc import PGconn
+    from psycopg.pq.abc import PGconn, PGresult
 
 CONNECT_TIMEOUT_S = 10
 # A dead peer is noticed after 10 + 6 * 10 s, not after the kernel's two hours.

@@ -3,7 +3,7 @@ the source (R8).
 
 Keys, all JSON: ``version_number`` 150018 · ``version`` "15.18" · ``major`` "15" · ``system_identifier`` (a string: it
 has 64 bits) · ``catalog_version`` · ``page_bytes`` · ``log_segment_bytes`` · ``checksums`` · ``in_recovery`` ·
-``route`` "files" or "stream" · ``data_directory`` · ``data_directory_mode`` "0700" · ``owner`` (user name) ·
+``route`` "files" or "stream" · ``data_directory`` · ``data_directory_mode`` "0700" ·
 ``role`` (bootstrap superuser) · ``binaries_directory`` · ``tablespaces`` ``[{"oid", "name", "location",
 "size_bytes"}]`` · ``settings`` (as strings) · ``configuration`` (see ``configuration.collect``) · ``links`` (links of
 the source that were followed) · ``exclusions`` · ``databases`` ``[{"name", "encoding", "collate", "ctype", "provider",
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from icecore.engines.postgresql.connect import query
-from icecore.engines.postgresql.source import Source, binaries_directory, owner_name
+from icecore.engines.postgresql.source import Source, binaries_directory
 from icecore.engines.postgresql.walk import EXCLUSIONS
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def collect(
         "route": route,
         "data_directory": source.data_directory,
         "data_directory_mode": source.settings.get("data_directory_mode", "0700"),
-        "owner": owner_name(source.data_directory) if local else "",
         "role": source.bootstrap_role,
         "binaries_directory": binaries_directory(source) if local else "",
         "tablespaces": [
@@ -66,6 +65,7 @@ def collect(
                 "size_bytes": tablespace_bytes.get(str(space.oid), 0),
             }
             for space in source.tablespaces
+            if space.location.startswith("/")  # one in place is a plain directory
         ],
         "settings": {name: source.settings[name] for name in _KEPT_SETTINGS if name in source.settings},
         "configuration": dict(configuration),

@@ -81,4 +81,5 @@ def _checksums_numpy(pages: numpy.ndarray[Any, Any], blocks: numpy.ndarray[Any, 
         for _ in range(2):
             lanes = (lanes * _PRIME) ^ (lanes >> _HALF)
     folded = numpy.bitwise_xor.reduce(lanes, axis=1) ^ blocks
-    return (folded % numpy.uint32(65535)) + numpy.uint32(1)
+    sums: numpy.ndarray[Any, Any] = (folded % numpy.uint32(65535)) + numpy.uint32(1)
+    return sums

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pwd
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,21 +51,10 @@ def standby_minimums(known: Mapping[str, Any]) -> dict[str, str]:
     return {name: settings[name] for name in STANDBY_MINIMUMS if str(settings.get(name, "")).isdigit()}
 
 
-def likely_owner(target: RestoreTarget, known: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Who the files should belong to; nothing to do unless we are root.
-
-    The owner of the target if that is not root, else the source's owner where this machine has such a user.
-    """
-    if os.geteuid() != 0:
-        return None
+def owner_of(target: RestoreTarget) -> tuple[int, int] | None:
+    """Who the files should belong to: whoever has the data directory. Nothing to do unless we are root."""
     status = target.data_directory.stat()
-    if status.st_uid != 0:
-        return status.st_uid, status.st_gid
-    try:
-        entry = pwd.getpwnam(known.get("owner") or "postgres")
-    except KeyError:
-        return None
-    return (entry.pw_uid, entry.pw_gid) if entry.pw_uid != 0 else None
+    return (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
 
 
 def give(directory: Path, owner: tuple[int, int] | None) -> None:

@@ -102,8 +102,8 @@ class PostgresRestore:
         places.write_configuration(data, known.get("configuration", {}), _unwanted(data))
         _write_recovery_settings(data, known)
         (data / "recovery.signal").touch(mode=0o600)
-        # 6. Files belong to whom the server will run as; then all of it is made durable.
-        owner = places.likely_owner(target, known)
+        # 6. All of it belongs to one user, and is durable.
+        owner = places.owner_of(target)
         for directory in (data, *target.tablespaces.values()):
             places.give(directory, owner)
         for directory in (data, *target.tablespaces.values()):

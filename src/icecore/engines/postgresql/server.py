@@ -10,7 +10,7 @@ import os
 import pwd
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,7 +75,8 @@ class PostgresServer:
         """A fast shutdown: sessions are ended, everything is written. Nothing happens if it does not run."""
         if not self.running():
             return
-        command = [self._programs() / "pg_ctl", "stop", "-w", "-m", "fast", "-t", str(max(int(timeout_s), 1))]
+        patience = str(max(int(timeout_s), 1))
+        command: list[str | Path] = [self._programs() / "pg_ctl", "stop", "-w", "-m", "fast", "-t", patience]
         self._run([*command, "-D", self._place.data_directory], "stopping the restored server", timeout_s + 10)
 
     def dsn(self) -> str:
@@ -147,10 +148,10 @@ class PostgresServer:
 
     def _launch(self) -> None:
         where = self._place
-        command = [self._programs() / "pg_ctl", "start", "-W", "-D", where.data_directory, "-l", where.log_file]
-        self._run(command, "starting the restored server", 60)
+        command: list[str | Path] = [self._programs() / "pg_ctl", "start", "-W", "-l", where.log_file]
+        self._run([*command, "-D", where.data_directory], "starting the restored server", 60)
 
-    def _run(self, command: list[str | Path], doing: str, timeout_s: float) -> None:
+    def _run(self, command: Sequence[str | Path], doing: str, timeout_s: float) -> None:
         uid, gid = self._place.owner
         drop: dict[str, Any] = {}
         if os.geteuid() == 0 and uid != 0:

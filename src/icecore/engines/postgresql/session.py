@@ -180,15 +180,18 @@ class Guard:
         rows = query(self.sql, "reading the clock", "SELECT extract(epoch FROM clock_timestamp())::float8")
         return float(rows[0][0])
 
-    def _replayed_clock(self) -> int:
-        """On a standby: the second of the last commit it replayed, or of its checkpoint when it replayed none."""
-        rows = query(
+    def _replayed_moment(self) -> tuple[int, int]:
+        """On a standby: the second of the last commit it replayed (of its checkpoint when it replayed none), and a
+        log position after that commit."""
+        doing = "reading the last replayed commit"
+        ((moment,),) = query(
             self.sql,
-            "reading the last replayed commit",
+            doing,
             """SELECT extract(epoch FROM coalesce(pg_last_xact_replay_timestamp(), c.checkpoint_time))::float8
                FROM pg_control_checkpoint() c""",
         )
-        return int(float(rows[0][0]))
+        ((position,),) = query(self.sql, doing, "SELECT pg_last_wal_replay_lsn()::text")
+        return int(float(moment)), lsn_number(position)
 
     def _bound(self, stop_lsn: int, consistent_at: int) -> Boundary:
         """The log up to the end is here; what the backup spans."""
@@ -302,7 +305,11 @@ class LocalSession(Guard):
         self._pinged_at = 0.0
         self.alive()
         # 3. The moment this backup stands for.
-        consistent_at = self._replayed_clock() if source.in_recovery else int(self._clock())
+        replayed = 0
+        if source.in_recovery:
+            consistent_at, replayed = self._replayed_moment()
+        else:
+            consistent_at = int(self._clock())
         # 4. The end, in the same session; labels as the server's own bytes.
         stop_lsn = self._stop_on_server()
         self._same_timeline("stopping the backup")
@@ -313,8 +320,9 @@ class LocalSession(Guard):
                 "stopping the backup",
                 f"the copied control file needs the log up to {lsn_text(minimum)}, it ends at {lsn_text(stop_lsn)}",
             )
-        # 5. The log up to there.
-        boundary = self._bound(stop_lsn, consistent_at)
+        # 5. The log up to there. A standby's end is its recovery point; commits that it replayed since have their log
+        #    behind that, and they were promised.
+        boundary = self._bound(max(stop_lsn, replayed), consistent_at)
         self._warnings += self.walk.warnings
         return boundary
 

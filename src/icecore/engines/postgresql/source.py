@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,15 +210,6 @@ def binaries_directory(source: Source) -> str:
         pid = int(Path(source.data_directory, "postmaster.pid").read_text().splitlines()[0])
         return str(Path(f"/proc/{pid}/exe").readlink().parent)
     except (OSError, ValueError, IndexError):
-        return ""
-
-
-def owner_name(directory: str) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(Path(directory).stat().st_uid).pw_name
-    except (OSError, KeyError):
         return ""
 
 
