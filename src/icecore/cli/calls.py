@@ -126,8 +126,10 @@ class Calls:
         if self.worker_lives():
             yield False
             return
+        from icecore.serve import log_to_stderr
         from icecore.worker import Worker
 
+        log_to_stderr("error")  # what becomes of the job is shown by whoever follows it
         worker = Worker(self.config, self.app.catalog)
         worker.start()
         try:

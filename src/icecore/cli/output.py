@@ -36,7 +36,7 @@ class Output:
     def say(self, text: str) -> None:
         """Talk, which a script does not read."""
         if text and not self.quiet and not self.json:
-            print(text, file=sys.stderr, flush=True)
+            print(text.rstrip("\n"), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         if self.json:

@@ -71,7 +71,8 @@ def to_cluster(options: Namespace, output: Output) -> None:
 
         # Where it answers
         ends = calls("DescribeDBClusterEndpoints", db_cluster_id=cluster_id)
-        address: dict[str, Any] = next(iter(ends.result["items"]), {})
+        primary: dict[str, Any] = next(iter(ends.result["items"]), {})
+        address: dict[str, Any] = next(iter(primary.get("address_items", [])), {})
         host, port = address.get("connection_string", "127.0.0.1"), address.get("port", "")
         if output.json:
             output.line("Summary", {**answer.wire, **next(iter(ends.part("items") or []), {})})

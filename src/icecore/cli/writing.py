@@ -39,19 +39,16 @@ def delete(options: Namespace, output: Output) -> None:
         what = ", ".join(f"{each['backup_id']} of {each.get('db_cluster_name', '')}" for each in found)
         output.confirm(f"Delete backup {what}? It cannot be brought back.")
 
-        # A call a backup: they may belong to different clusters.
-        answers = []
+        # A call a backup: they may belong to different clusters
         for each in found:
-            answers.append(calls("DeleteBackup", db_cluster_id=each["db_cluster_id"], backup_id=[each["backup_id"]]))
-            output.say(f"Backup {each['backup_id']} is deleted.")
+            answer = calls("DeleteBackup", db_cluster_id=each["db_cluster_id"], backup_id=[each["backup_id"]])
+            output.result(f"Backup {each['backup_id']} is deleted.", answer.wire)
 
-        # The bytes go with a job.
+        # The bytes go with a job
         if not options.no_wait:
             for each in found:
                 for job in _unfinished(calls, each["db_cluster_id"], each["backup_id"], "delete-backup"):
                     follow(calls, job["job_id"], output)
-        for answer in answers:
-            output.result("", answer.wire)
 
 
 def watch(options: Namespace, output: Output) -> int:
