@@ -72,6 +72,8 @@ class Guard:
 
     def alive(self) -> None:
         """Raise ``EngineFailed`` when the session is lost, the server was promoted, or it keeps too much log for us."""
+        if self._boundary is not None:
+            return  # the backup has ended on the server, and with it the slot
         self.capture.check()
         with self._lock:
             if time.monotonic() - self._pinged_at < PING_S:
@@ -196,7 +198,9 @@ class Guard:
     def _bound(self, stop_lsn: int, consistent_at: int) -> Boundary:
         """The log up to the end is here; what the backup spans."""
         source = self.source
-        self._segments = self.capture.finish(self._start_lsn, stop_lsn, LOG_TIMEOUT_S)
+        self._segments = self.capture.finish(
+            self._start_lsn, stop_lsn, LOG_TIMEOUT_S, switched=not source.in_recovery
+        )
         self._boundary = Boundary(
             start_position=lsn_text(self._start_lsn),
             stop_position=lsn_text(stop_lsn),

@@ -176,8 +176,9 @@ class LogCapture:
             if self._error is not None:
                 raise self._error
 
-    def finish(self, start: int, stop: int, timeout_s: float) -> list[Path]:
-        """End the capture at ``stop``; the segments in order, each of full size.
+    def finish(self, start: int, stop: int, timeout_s: float, *, switched: bool) -> list[Path]:
+        """End the capture at ``stop``; the segments in order, each of full size. ``switched``: the server began a new
+        segment at the end of the backup.
 
         A primary switches segments at the end of a backup, and the rest of the last one arrives at once. An idle
         standby sends no rest, ever: what recovery needs ends at ``stop``, so the rest is zeroes, which recovery reads
@@ -188,7 +189,8 @@ class LogCapture:
         # 2. The rest of the last segment, if it is coming.
         last = stop - 1 - (stop - 1) % self._segment_bytes
         with contextlib.suppress(EngineFailed):
-            self.wait_for(last + self._segment_bytes, SETTLE_S, "waiting for the end of the segment")
+            settle_s = SETTLE_S if switched else 0.0
+            self.wait_for(last + self._segment_bytes, settle_s, "waiting for the end of the segment")
         # 3. Stop receiving; later segments are not part of this backup.
         self.close()
         names = []
