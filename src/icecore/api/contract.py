@@ -243,7 +243,7 @@ def _bound(parameter: Parameter, given: Mapping[str, set[str]], prefix: str = ""
         if parameter.required:
             raise MissingParameter(parameter=name)
         return None
-    return _value(parameter, text)
+    return bind_one(parameter, text)
 
 
 def _bound_list(parameter: Parameter, given: Mapping[str, set[str]]) -> list[dict[str, Any]]:
@@ -261,7 +261,7 @@ def _bound_list(parameter: Parameter, given: Mapping[str, set[str]]) -> list[dic
     ]
 
 
-def _value(parameter: Parameter, text: str) -> Any:
+def bind_one(parameter: Parameter, text: str) -> Any:
     """``text`` checked against everything the contract says and turned into its inner type."""
     if len(text) > parameter.max_length or _CONTROL.search(text):
         raise parameter.refusal()
@@ -322,14 +322,18 @@ def to_pairs(action: str, params: Mapping[str, Any]) -> list[tuple[str, str]]:
         if value is None:
             continue
         if parameter.type != "list":
-            text = write_time(value) if parameter.type == "time" and not isinstance(value, str) else _text(value)
-            pairs.append((parameter.name, text))
+            pairs.append((parameter.name, text_of(parameter, value)))
             continue
         for number, element in enumerate(value, start=1):
             for part in parameter.fields:
                 if element.get(part.snake) is not None:
-                    pairs.append((f"{parameter.name}.{number}.{part.name}", _text(element[part.snake])))
+                    pairs.append((f"{parameter.name}.{number}.{part.name}", text_of(part, element[part.snake])))
     return pairs
+
+
+def text_of(parameter: Parameter, value: Any) -> str:
+    """One value as it goes over the wire: the reverse of ``bind_one``."""
+    return write_time(value) if parameter.type == "time" and not isinstance(value, str) else _text(value)
 
 
 # ---------------------------------------------------------------- answers: inside <-> wire
