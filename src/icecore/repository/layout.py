@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from icecore.errors import Usage
-from icecore.storage import Storage, StoredObject
-from icecore.storage.local import valid_segment
+from icecore.storage import Storage, StoredObject, valid_segment
 
 REPOSITORY, KEY = "repository", "key"
 MEMBERS = "members/"

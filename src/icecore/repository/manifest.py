@@ -58,7 +58,7 @@ class Root:
 
 def encode_manifest(facts: BackupFacts, root: Root, keyring: Keyring, name: str) -> list[Buffer]:
     header, salt = object_header(MANIFEST_MAGIC, keyring)
-    plain_facts = json.dumps(asdict(facts), separators=(",", ":")).encode()
+    plain_facts = json.dumps(asdict(facts), separators=(",", ":")).encode()  # R8
     plain_root = b"".join(
         (
             _ROOT.pack(len(root.file_sections), len(root.id_sections), root.file_count, root.block_count),

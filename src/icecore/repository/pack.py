@@ -111,9 +111,9 @@ class Slot:
 class OpenPack:
     """A pack being filled. ``take`` and ``close`` under the writer's lock; ``fill`` by many threads at once."""
 
-    def __init__(self, keyring: Keyring, cluster_id: str, buffer: bytearray, limit_bytes: int) -> None:
+    def __init__(self, keyring: Keyring, cluster_id: str, buffer: memoryview, limit_bytes: int) -> None:
         """``buffer`` holds ``limit_bytes`` plus ``table_room()``; it belongs to the pack until it was stored."""
-        self.buffer, self._view = buffer, memoryview(buffer)
+        self.buffer = self._view = buffer
         self._limit_bytes = limit_bytes
         header, self._salt = object_header(PACK_MAGIC, keyring)
         self._view[:HEADER_BYTES] = header
@@ -155,9 +155,8 @@ class OpenPack:
         self._sealer.seal_into(TABLE_POSITION, table, bound, self._view[start:end])
         self._view[end:size_bytes] = trailer
         whole = self._view[:size_bytes]
-        return PackTable(
-            blake3(whole).digest(), self._salt, size_bytes, bytes(self._ids), self._stored, self._plain
-        ), whole
+        pack_id = blake3(whole).digest()  # R1
+        return PackTable(pack_id, self._salt, size_bytes, bytes(self._ids), self._stored, self._plain), whole
 
 
 def _table_bound(header: Buffer, trailer: Buffer, size_bytes: int) -> bytes:

@@ -8,6 +8,7 @@ threads down.
 
 from __future__ import annotations
 
+import mmap
 import random
 import threading
 from collections.abc import Iterable
@@ -55,7 +56,7 @@ class Writer:
         # blocks of this session
         self._seen = SeenIds()
         self._pack: OpenPack | None = None
-        self._free_buffers = [bytearray(0)] * PACK_BUFFERS  # grown when first used
+        self._free_buffers: list[memoryview | None] = [None] * PACK_BUFFERS  # made when first used
         self._unindexed: list[PackTable] = []
         self._new_packs: dict[bytes, int] = {}  # pack id -> size
         self._new_sample: list[tuple[bytes, bytes, Place, bytes]] = []  # pack id, salt, place, block id
@@ -214,8 +215,9 @@ class Writer:
                         full = None  # whoever fills its last place stores it
                 elif self._free_buffers:
                     buffer = self._free_buffers.pop()
-                    if not buffer:
-                        buffer = bytearray(self._pack_bytes + OpenPack.table_room())
+                    if buffer is None:
+                        # Anonymous memory: pages that a small backup never touches cost nothing.
+                        buffer = memoryview(mmap.mmap(-1, self._pack_bytes + OpenPack.table_room()))
                     self._pack = OpenPack(self._keyring, self._layout.cluster_id, buffer, self._pack_bytes)
                 else:
                     self._changed.wait()

@@ -6,12 +6,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 Buffer = bytes | bytearray | memoryview
+
+_SEGMENT = re.compile(r"[a-z0-9._-]{1,255}")
+
+
+def valid_segment(segment: str) -> bool:
+    """Whether ``segment`` may stand between two ``/`` of a name; ``.`` and ``..`` may not."""
+    return _SEGMENT.fullmatch(segment) is not None and segment.strip(".") != ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 import stat
 import threading
 import time
@@ -21,19 +20,13 @@ from types import TracebackType
 from typing import Self
 
 from icecore.errors import Damaged, LeaseHeld, ObjectExists, ObjectMissing, StorageFailed, StorageFull
-from icecore.storage import Buffer, StoredObject
+from icecore.storage import Buffer, StoredObject, valid_segment
 
 STALE_TEMPORARY_S = 86_400  # no single put takes a day; what is older was left by a crash
 RESERVED = frozenset({"tmp", "leases"})
 EPOCH_DIGITS = 20  # fixed width: an epoch is overwritten in place and never longer than a disk sector
 
-_SEGMENT = re.compile(r"[a-z0-9._-]{1,255}")
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def valid_segment(segment: str) -> bool:
-    """Whether ``segment`` may stand between two ``/`` of a name; ``.`` and ``..`` may not."""
-    return _SEGMENT.fullmatch(segment) is not None and segment.strip(".") != ""
 
 
 def checked_name(name: str) -> str:
@@ -92,8 +85,8 @@ class LocalStorage:
             self._make_parents(target)
             temporary = self._write_temporary(parts, durable=durable)
             try:
-                # 2 the name appears whole or not at all, and never over another object (R1)
-                os.link(temporary, target)
+                # 2 the name appears whole or not at all, and never over another object
+                os.link(temporary, target)  # R1
             except FileExistsError as error:
                 raise ObjectExists(name=name) from error
             finally:

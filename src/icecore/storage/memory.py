@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
-from icecore.errors import Damaged, LeaseHeld, ObjectExists, ObjectMissing, StorageFailed
+from icecore.errors import Damaged, IcecoreError, LeaseHeld, ObjectExists, ObjectMissing, StorageFailed
 from icecore.storage import Buffer, StoredObject
 from icecore.storage.local import checked_name
 
@@ -24,7 +25,7 @@ class MemoryStorage:
     ``fail_at=n``: the n-th call (from 1; a listing is one call) raises ``StorageFailed``.
     ``effect=True``: after it had its effect, like a reply that got lost.
     ``stay_down=True``: and so does every later call, like a machine that lost power.
-    ``lose_unsynced=True``: ``after_crash()`` forgets what no barrier made durable, except what ``keep`` wants kept.
+    ``lose_unsynced=True``: ``after_crash()`` forgets what no barrier made durable, or keeps of it what it is told to.
     """
 
     def __init__(
@@ -43,13 +44,18 @@ class MemoryStorage:
         self._held: dict[str, int] = {}
         self._lock = threading.RLock()
 
-    def after_crash(self, keep: Callable[[str], bool] = lambda name: False) -> MemoryStorage:
-        """A working storage with what a power cut would leave; leases are free, epochs are kept."""
+    def after_crash(self, survives: Callable[[str, bytes], bytes | None] = lambda name, data: None) -> MemoryStorage:
+        """A working storage with what a power cut would leave; leases are free, epochs are kept.
+
+        ``survives`` says what is left of an object that no barrier made durable: all of it, a torn part, or None.
+        """
         with self._lock:
             after = MemoryStorage(lose_unsynced=self.lose_unsynced)
-            lost = {name for name in self.unsynced if not keep(name)} if self.lose_unsynced else set()
-            after.objects = {name: data for name, data in self.objects.items() if name not in lost}
             after.epochs = dict(self.epochs)
+            for name, data in self.objects.items():
+                left = survives(name, data) if self.lose_unsynced and name in self.unsynced else data
+                if left is not None:
+                    after.objects[name] = left
             return after
 
     def put(self, name: str, parts: Sequence[Buffer], *, durable: bool = True) -> None:
@@ -138,7 +144,8 @@ class MemoryStorage:
             if not failing:
                 return effect()
             if self.effect and self.calls == self.fail_at:
-                effect()
+                with suppress(IcecoreError):
+                    effect()
             raise StorageFailed(doing=doing, name=name, reason=f"simulated failure of call {self.calls}")
 
 
