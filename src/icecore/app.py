@@ -108,7 +108,10 @@ class App:
         return adopted
 
     def recover_catalog(self) -> None:
-        """A catalog without any backup may be a new one before an old repository: look there."""
+        """A catalog without any backup may be a new one in an old home: look into the repository, and let the
+        operator in."""
+        credential = home.operator_credential(self.config)
+        keys.bring_back(self.catalog, credential.access_key_id, credential.access_key_secret)
         if not queries.any_backup(self.catalog) and (self.config.repository / "repository").exists():
             self.rebuild_catalog()
 

@@ -25,8 +25,8 @@ class Interrupted(Exception):
 class JobWatch:
     """Called by the one thread that runs the procedure.
 
-    ``ICECORE_FAIL_AT=<step>[:<n>]`` kills the process at the n-th passing of a step, as a power cut would: tests
-    drive every crash through it.
+    Two switches for tests: ``ICECORE_FAIL_AT=<step>[:<n>]`` kills the process at the n-th passing of a step, as a
+    power cut would; ``ICECORE_PAUSE_AT=<step>:<seconds>`` makes a step last, so that it can be interrupted.
     """
 
     def __init__(self, catalog: Catalog, held: Claim, stopping: threading.Event) -> None:
@@ -39,6 +39,8 @@ class JobWatch:
         self._cancelled = False
         self._fail_at, _, count = os.environ.get("ICECORE_FAIL_AT", "").partition(":")
         self._fail_in = int(count or 1)
+        self._pause_at, _, seconds = os.environ.get("ICECORE_PAUSE_AT", "").partition(":")
+        self._pause_s = float(seconds or 0)
 
     def phase(self, phase: Phase, total_bytes: int = 0) -> None:
         self._phase, self._total = phase, max(total_bytes, self._done)
@@ -55,6 +57,8 @@ class JobWatch:
             self._fail_in -= 1
             if self._fail_in == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
+        if self._pause_at == name:
+            self.pause(self._pause_s)
         if name in POINTS_OF_NO_RETURN:
             return
         if time.monotonic() - self._told_at >= TELL_EVERY_S:

@@ -32,6 +32,17 @@ def create(catalog: Catalog, role: str, description: str = "", *, security_token
     """A new key; the only time its secret is given out."""
     key_id = "LTAI5" + "".join(secrets.choice(_LETTERS) for _ in range(19))
     secret = "".join(secrets.choice(_LETTERS) for _ in range(30))
+    _store(catalog, key_id, secret, role, description, security_token)
+    return StoredKey(key_id, secret, True, security_token, role)
+
+
+def bring_back(catalog: Catalog, key_id: str, secret: str) -> None:
+    """Into a catalog without any key (a new one in an old home): the operator's, as the home keeps it."""
+    if not every(catalog):
+        _store(catalog, key_id, secret, "admin", "operator, from the home", None)
+
+
+def _store(catalog: Catalog, key_id: str, secret: str, role: str, description: str, security_token: str | None) -> None:
     with catalog.write() as tx:
         tx.execute(
             sa.insert(tables.access_key).values(
@@ -43,7 +54,6 @@ def create(catalog: Catalog, role: str, description: str = "", *, security_token
                 created_at=now(),
             )
         )
-    return StoredKey(key_id, secret, True, security_token, role)
 
 
 def find(catalog: Catalog, key_id: str) -> StoredKey | None:
