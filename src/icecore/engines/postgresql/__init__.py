@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from icecore.engines import BackupSession, Probe
 from icecore.engines.postgresql.restore import PostgresRestore
-from icecore.engines.postgresql.session import RETAINED_LIMIT_BYTES, LocalSession
 from icecore.errors import EngineRefused
 
 if TYPE_CHECKING:
     from icecore.engines.postgresql.probe import Examination
 
 __all__ = ["PostgresEngine", "PostgresRestore"]
+
+RETAINED_LIMIT_BYTES = 8 * 1024**3  # log the server may keep for us before we rather give up than fill its disk
 
 
 class PostgresEngine:
@@ -49,6 +50,7 @@ class PostgresEngine:
     def start(self, label: str, scratch: Path) -> BackupSession:
         """The session begins with its ``with`` block; refusals come from here."""
         from icecore.engines.postgresql.probe import findings
+        from icecore.engines.postgresql.session import LocalSession
         from icecore.engines.postgresql.stream import StreamSession
 
         # 1. Refuse what the probe refuses, with all reasons at once.

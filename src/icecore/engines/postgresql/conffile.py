@@ -13,6 +13,8 @@ MAX_DEPTH = 10  # CONF_FILE_MAX_DEPTH of guc.h
 
 _SETTING = re.compile(r"^\s*(?P<name>[A-Za-z_][A-Za-z0-9_.$]*)(?:\s*=\s*|\s+|$)(?P<value>.*)$")
 _QUOTED = re.compile(r"'(?P<text>(?:[^'\\]|\\.|'')*)'")
+_LIST = re.compile(r'(?:(?<=[\s,])|^)@(?:"(?P<quoted>[^"]+)"|(?P<plain>[^\s,"]+))')
+_TOKEN = re.compile(r'@?"[^"]*"|[^\s,]+')
 INCLUDES = ("include", "include_if_exists", "include_dir")
 
 
@@ -52,14 +54,13 @@ def flattened(
         return "", [path]
     lines: list[str] = []
     missing: list[str] = []
-    folder = path.rsplit("/", 1)[0]
     for line in text.splitlines():
         found = setting_of(line)
         if found is None or found[0] not in INCLUDES or depth >= MAX_DEPTH:
             lines.append(line)
             continue
         name, value = found
-        target = value if value.startswith("/") else f"{folder}/{value}"
+        target = _beside(path, value)
         targets = [target]
         if name == "include_dir":
             names = sorted(n for n in names_in(target) if n.endswith(".conf") and not n.startswith("."))
@@ -71,6 +72,52 @@ def flattened(
             if name != "include_if_exists":
                 missing += unread
     return "\n".join(lines) + "\n", missing
+
+
+def with_lists(path: str, text: str, read: Callable[[str], str | None]) -> tuple[str, list[str]]:
+    """Access rules with each ``@file`` replaced by the names in it; a rule whose list cannot be read is commented out.
+
+    PostgreSQL reads such files beside the rules, where a restored copy does not have them, and then refuses to start.
+    """
+    lines, missing = [], []
+    for line in text.splitlines():
+        if line.lstrip().startswith("#") or "@" not in line:
+            lines.append(line)
+            continue
+        unread: list[str] = []
+
+        def names(match: re.Match[str], unread: list[str] = unread) -> str:
+            found = _names_in_list(_beside(path, match["plain"] or match["quoted"]), read)
+            if found is None:
+                unread.append(match[0])
+                return match[0]
+            return ",".join(found)
+
+        replaced = _LIST.sub(names, line)
+        missing += unread
+        lines.append(f"# {line.strip()}  # icecore: {unread[0]} could not be read" if unread else replaced)
+    return "\n".join(lines) + "\n" if lines else "", missing
+
+
+def _names_in_list(path: str, read: Callable[[str], str | None], depth: int = 0) -> list[str] | None:
+    text = read(path)
+    if text is None or depth > MAX_DEPTH:
+        return None
+    found: list[str] = []
+    for line in text.splitlines():
+        for token in _TOKEN.findall(line.split("#", 1)[0]):
+            if token.startswith("@"):
+                inner = _names_in_list(_beside(path, token[1:].strip('"')), read, depth + 1)
+                if inner is None:
+                    return None
+                found += inner
+            else:
+                found.append(token)
+    return found
+
+
+def _beside(path: str, target: str) -> str:
+    return target if target.startswith("/") else f"{path.rsplit('/', 1)[0]}/{target}"
 
 
 def without(text: str, unwanted: Callable[[str, str], str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icecore.engines.postgresql.conffile import flattened
+from icecore.engines.postgresql.conffile import flattened, with_lists
 from icecore.engines.postgresql.connect import query
 from icecore.engines.postgresql.source import Source
 from icecore.errors import EngineFailed
@@ -40,6 +40,9 @@ def collect(connection: psycopg.Connection[Any], source: Source, local: bool) ->
             if not inside:
                 notes.append(f"{path} cannot be read: the server's {name} is not in this backup")
             continue
+        if name != "config_file":
+            text, unread = with_lists(path, text, read)
+            missing += unread
         notes += [f"{each} cannot be read and is not in this backup" for each in missing]
         found[name] = {"path": path, "inside": inside, "text": text}
     return found, notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Mapping
@@ -63,7 +64,8 @@ def give(directory: Path, owner: tuple[int, int] | None) -> None:
         return
     for folder, names, files in os.walk(directory):
         for name in (*names, *files):
-            os.lchown(Path(folder, name), *owner)
+            with contextlib.suppress(FileNotFoundError):  # a running server removes files
+                os.lchown(Path(folder, name), *owner)
     os.lchown(directory, *owner)
 
 

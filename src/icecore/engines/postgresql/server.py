@@ -17,9 +17,10 @@ from typing import Any, Self
 from icecore.engines import ServerPlace
 from icecore.engines.postgresql import binaries, conffile, place
 from icecore.engines.postgresql.control import lsn_number
-from icecore.errors import EngineFailed, EngineUnreachable
+from icecore.errors import EngineFailed, EngineUnreachable, TargetRefused
 from icecore.model import BackupFacts
 
+SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path less its final zero
 _POLL_S = 0.1
 _PRELOADS = ("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries")
 
@@ -36,6 +37,9 @@ class PostgresServer:
         known = facts.engine_facts
         server = cls(facts, where)
         data = where.data_directory
+        socket_path = where.socket_directory / f".s.PGSQL.{where.port}"
+        if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES:
+            raise TargetRefused(f"the socket's path {socket_path} is too long", "Use a directory with a shorter path.")
         # 1. Its own socket directory: the only way in without a password, so only its owner may enter.
         where.socket_directory.mkdir(parents=True, exist_ok=True)
         where.socket_directory.chmod(0o700)
@@ -82,10 +86,7 @@ class PostgresServer:
     def dsn(self) -> str:
         role = str(self._facts.engine_facts["role"])
         socket = str(self._place.socket_directory)
-        return (
-            f"host={conffile.quoted(socket)} port={self._place.port} "
-            f"user={conffile.quoted(role)} dbname={self._database()}"
-        )
+        return f"host={_dsn_value(socket)} port={self._place.port} user={_dsn_value(role)} dbname={self._database()}"
 
     # ------------------------------------------------------------ settings
 
@@ -102,6 +103,8 @@ class PostgresServer:
             # One log file, ours: the collector would start another process and write elsewhere.
             "logging_collector": "off",
             "log_destination": "'stderr'",
+            # What the source found on its machine need not be free here.
+            "huge_pages": "try",
             **place.standby_minimums(known),
         }
         if not self._has_key():
@@ -109,7 +112,7 @@ class PostgresServer:
         for name in _PRELOADS:
             wanted = [each.strip().strip('"') for each in known.get("settings", {}).get(name, "").split(",")]
             kept = [each for each in wanted if each and binaries.library_exists(self._programs(), each)]
-            if kept != [each for each in wanted if each]:
+            if any(wanted):  # also when all are kept: they may have come from the source's command line
                 settings[name] = conffile.quoted(", ".join(kept))
         return [f"{name} = {value}" for name, value in settings.items()]
 
@@ -212,6 +215,10 @@ class PostgresServer:
             return ""
         telling = [line for line in lines[-50:] if "FATAL" in line or "PANIC" in line or "ERROR" in line]
         return " | ".join(telling[-3:] or lines[-3:])
+
+
+def _dsn_value(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _with_own_rule(rules: str, role: str) -> str:

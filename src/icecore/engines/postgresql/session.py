@@ -7,6 +7,7 @@ the temporary slot end with their connections.
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections.abc import Iterator
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 PING_S = 5.0  # alive() asks the server at most this often
 LOG_TIMEOUT_S = 120.0
-RETAINED_LIMIT_BYTES = 8 * 1024**3  # log the server may keep for us before we rather give up than fill its disk
 
 _START = {
     False: "SELECT pg_start_backup(%s, true, false)::text",
@@ -79,19 +79,16 @@ class Guard:
             if time.monotonic() - self._pinged_at < PING_S:
                 return
             doing = "keeping the backup's session"
-            ((in_recovery, timeline, retained, status, synchronous),) = query(
+            self._same_timeline(doing)
+            ((retained, status, synchronous),) = query(
                 self.sql,
                 doing,
-                """SELECT pg_is_in_recovery(), c.timeline_id,
-                          pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                """SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                                                ELSE pg_current_wal_lsn() END, s.restart_lsn)::bigint,
                           coalesce(s.wal_status, 'lost'), current_setting('synchronous_standby_names')
-                   FROM pg_control_checkpoint() c
-                   LEFT JOIN pg_replication_slots s ON s.slot_name = %s""",
+                   FROM (SELECT) one LEFT JOIN pg_replication_slots s ON s.slot_name = %s""",
                 (self.capture.slot,),
             )
-            require(in_recovery == self.source.in_recovery, doing, "the server was promoted")
-            require(timeline == self.source.timeline, doing, "the server changed its timeline")
             require(
                 status not in ("lost", "unreserved"), doing, f"the log for this backup is no longer kept ({status})"
             )
@@ -112,16 +109,21 @@ class Guard:
         source = self.source
         positions = segment_positions(self._start_lsn, lsn_number(self.boundary.stop_position), source.segment_bytes)
         for position, path in zip(positions, self._segments, strict=True):
-            check_segment(
-                path.read_bytes(),
-                position=position,
-                stop=lsn_number(self.boundary.stop_position),
-                major=source.major,
-                timeline=source.timeline,
-                system_identifier=source.system_identifier,
-                segment_bytes=source.segment_bytes,
-                page_bytes=int(source.settings["wal_block_size"]),
-            )
+            with (
+                path.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+                memoryview(mapped) as view,
+            ):
+                check_segment(
+                    view,
+                    position=position,
+                    stop=lsn_number(self.boundary.stop_position),
+                    major=source.major,
+                    timeline=self.capture.timeline,
+                    system_identifier=source.system_identifier,
+                    segment_bytes=source.segment_bytes,
+                    page_bytes=int(source.settings["wal_block_size"]),
+                )
             meta = FileMeta(f"pg_wal/{path.name}", FileKind.FILE, 0o600, self.boundary.stopped_at, source.segment_bytes)
             yield SegmentFile(meta, path)
         for name, content in sorted(self.capture.history.items()):
@@ -166,7 +168,6 @@ class Guard:
         self._capture = LogCapture(
             lambda: ReplicationConnection(self._dsn, self._password),
             self._scratch,
-            timeline=self._source.timeline,
             segment_bytes=self._source.segment_bytes,
             report_flush=self._source.in_recovery or not self._source.settings.get("synchronous_standby_names"),
         )
@@ -198,13 +199,11 @@ class Guard:
     def _bound(self, stop_lsn: int, consistent_at: int) -> Boundary:
         """The log up to the end is here; what the backup spans."""
         source = self.source
-        self._segments = self.capture.finish(
-            self._start_lsn, stop_lsn, LOG_TIMEOUT_S, switched=not source.in_recovery
-        )
+        self._segments = self.capture.finish(self._start_lsn, stop_lsn, LOG_TIMEOUT_S, switched=not source.in_recovery)
         self._boundary = Boundary(
             start_position=lsn_text(self._start_lsn),
             stop_position=lsn_text(stop_lsn),
-            timeline=source.timeline,
+            timeline=self.capture.timeline,
             started_at=self._started_at,
             stopped_at=int(self._clock()),
             consistent_at=consistent_at,
@@ -212,11 +211,19 @@ class Guard:
         return self._boundary
 
     def _same_timeline(self, doing: str) -> None:
-        ((in_recovery, timeline),) = query(
-            self.sql, doing, "SELECT pg_is_in_recovery(), timeline_id FROM pg_control_checkpoint()"
-        )
+        """A promotion ends the backup's worth. A primary's timeline is in its log file's name; a standby's control
+        file may lag behind what its receiver knows."""
+        ((in_recovery,),) = query(self.sql, doing, "SELECT pg_is_in_recovery()")
         require(in_recovery == self.source.in_recovery, doing, "the server was promoted during the backup")
-        require(timeline == self.source.timeline, doing, "the server changed its timeline during the backup")
+        ((timeline,),) = query(
+            self.sql,
+            doing,
+            """SELECT coalesce(max(received_tli), max(c.timeline_id))
+               FROM pg_control_checkpoint() c LEFT JOIN pg_stat_wal_receiver ON true"""
+            if in_recovery
+            else "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int",
+        )
+        require(timeline == self.capture.timeline, doing, "the server changed its timeline during the backup")
 
     def _close(self) -> None:
         # The slot goes with the capture's connection, an unfinished backup with the session's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,13 +184,13 @@ def locate(source: Source) -> Location:
         return Location(False, f"{directory} does not exist here")
     except (OSError, Damaged) as error:
         return Location(False, f"{directory} cannot be read here: {error}")
-    difference = _difference(source, control, lock)
+    difference = _difference(source, directory, control, lock)
     if difference:
         return Location(False, f"{directory} is another server's: {difference}", foreign=True)
     return Location(True)
 
 
-def _difference(source: Source, control: ControlFile, lock: list[str]) -> str:
+def _difference(source: Source, directory: Path, control: ControlFile, lock: list[str]) -> str:
     if control.system_identifier != source.system_identifier:
         return f"its system identifier is {control.system_identifier}, the server's is {source.system_identifier}"
     if control.catalog_version != source.catalog_version:
@@ -198,6 +199,10 @@ def _difference(source: Source, control: ControlFile, lock: list[str]) -> str:
         started_at = int(lock[2])
     except (IndexError, ValueError):
         return "its postmaster.pid names no start time"
+    with contextlib.suppress(OSError, ValueError):
+        # Where the postmaster can be seen, its working directory is the surest sign.
+        if not Path(f"/proc/{int(lock[0])}/cwd").samefile(directory):
+            return "its postmaster works in another directory"
     # The lock file holds whole seconds and is written just before the time that the server reports.
     if abs(started_at - source.postmaster_started_at) > 5:
         return "its postmaster.pid was written by another start of a server"

@@ -112,7 +112,7 @@ class StreamSession(Guard):
             pass
         end = self._end_row()
         stop_lsn = lsn_number((end[0] or b"0/0").decode())
-        require(int(end[1] or 0) == source.timeline, doing, "the server changed its timeline during the backup")
+        require(int(end[1] or 0) == self.capture.timeline, doing, "the server changed its timeline during the backup")
         self._same_timeline(doing)
         if source.in_recovery:
             # Commits up to the sampled moment may lie after the standby's recovery point: their log belongs to us.

@@ -7,8 +7,10 @@ a failure or a kill. ``check_segment`` and the names are pure; ``LogCapture`` is
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
+import shutil
 import struct
 import threading
 import time
@@ -28,6 +30,7 @@ _LONG_HEADER_FLAG = 0x0002
 _EPOCH_2000_US = 946_684_800_000_000
 FEEDBACK_S = 5.0
 SETTLE_S = 10.0
+SCRATCH_SPARE_BYTES = 128 * 1024**2
 
 
 def segment_name(position: int, timeline: int, segment_bytes: int) -> str:
@@ -67,7 +70,7 @@ def check_segment(
         raise Damaged(name=name, reason=f"its header is not one of PostgreSQL {major} (magic {magic:04X})")
     if system != system_identifier:
         raise Damaged(name=name, reason=f"it belongs to system {system}, not to {system_identifier}")
-    if segment_timeline != timeline or address != position:
+    if segment_timeline > timeline or address != position:  # a promotion copies its first segment from the ancestor's
         raise Damaged(name=name, reason=f"it says timeline {segment_timeline} position {lsn_text(address)}")
     if stored_bytes != segment_bytes or stored_page != page_bytes:
         raise Damaged(name=name, reason=f"it says segments of {stored_bytes} and pages of {stored_page} bytes")
@@ -92,16 +95,15 @@ class LogCapture:
         connect: Callable[[], ReplicationConnection],
         scratch: Path,
         *,
-        timeline: int,
         segment_bytes: int,
         report_flush: bool,
     ) -> None:
         self._connect = connect
         self._scratch = scratch
-        self._timeline = timeline
         self._segment_bytes = segment_bytes
         self.report_flush = report_flush
         self.slot = f"icecore_{uuid.uuid4().hex[:16]}"
+        self.timeline = 0  # as the server says: a control file may still name the one before a promotion
         self.first = 0  # position of the first byte captured
         self.received = 0  # position after the last byte captured
         self.history: dict[str, bytes] = {}
@@ -128,15 +130,14 @@ class LogCapture:
         # 1. A slot that reserves the log at once, on a connection of its own.
         self._replication = self._connect()
         rows = self._replication.rows("identifying the server's log", "IDENTIFY_SYSTEM")
-        if int(rows[0][1] or 0) != self._timeline:
-            raise EngineFailed(doing="starting the log capture", reason="the server changed its timeline")
+        self.timeline = int(rows[0][1] or 0)
         flushed = lsn_number((rows[0][2] or b"0/0").decode())
         self._reserved = flushed
         self._replication.rows(
             "creating a replication slot", f'CREATE_REPLICATION_SLOT "{self.slot}" TEMPORARY PHYSICAL RESERVE_WAL'
         )
         # 2. The ancestors of this timeline; without them recovery would not find its way past a promotion.
-        if self._timeline > 1:
+        if self.timeline > 1:
             self._fetch_history()
         # 3. Stream from the start of the segment that the backup's start can lie in. A restart point in this very
         #    moment may have removed it: then the start lies later, too.
@@ -195,7 +196,7 @@ class LogCapture:
         self.close()
         names = []
         for position in segment_positions(start, stop, self._segment_bytes):
-            path = self._scratch / segment_name(position, self._timeline, self._segment_bytes)
+            path = self._scratch / segment_name(position, self.timeline, self._segment_bytes)
             if not path.exists():
                 raise EngineFailed(doing="capturing the log", reason=f"{path.name} is missing")
             if position == last and path.stat().st_size < self._segment_bytes:
@@ -220,27 +221,25 @@ class LogCapture:
 
     def _fetch_history(self) -> None:
         assert self._replication is not None
-        wanted = [self._timeline]
-        own = self._replication.rows("reading the timeline's history", f"TIMELINE_HISTORY {self._timeline}")
-        content = own[0][1] or b""
-        self.history[(own[0][0] or b"").decode()] = content
-        for line in content.decode("utf-8", "replace").splitlines():
-            fields = line.split()
-            if fields and fields[0].isdigit() and int(fields[0]) not in (*wanted, 1):
-                wanted.append(int(fields[0]))
-        for ancestor in wanted[1:]:
+        wanted = [self.timeline]
+        for timeline in wanted:  # grows: each history names its ancestors
             try:
-                row = self._replication.rows("reading an ancestor's history", f"TIMELINE_HISTORY {ancestor}")[0]
-                self.history[(row[0] or b"").decode()] = row[1] or b""
+                row = self._replication.rows("reading a timeline's history", f"TIMELINE_HISTORY {timeline}")[0]
             except EngineFailed:  # the server no longer keeps it; the youngest history names all switch points
-                self.missing_history.append(f"{ancestor:08X}.history")
+                self.missing_history.append(f"{timeline:08X}.history")
+                continue
+            self.history[(row[0] or b"").decode()] = content = row[1] or b""
+            for line in content.decode("utf-8", "replace").splitlines():
+                fields = line.split()
+                if fields and fields[0].isdigit() and int(fields[0]) not in (*wanted, 1):
+                    wanted.append(int(fields[0]))
 
     def _begin_streaming(self) -> None:
         from psycopg import pq
 
         assert self._replication is not None
         pgconn = self._replication.pgconn
-        command = f'START_REPLICATION SLOT "{self.slot}" PHYSICAL {lsn_text(self.received)} TIMELINE {self._timeline}'
+        command = f'START_REPLICATION SLOT "{self.slot}" PHYSICAL {lsn_text(self.received)} TIMELINE {self.timeline}'
         result = pgconn.exec_(command.encode())
         if result.status != pq.ExecStatus.COPY_BOTH:
             raise EngineFailed(doing="starting to stream the log", reason=self._replication.reason(result))
@@ -327,6 +326,10 @@ class LogCapture:
     def _next_file(self, position: int) -> None:
         if self._file >= 0:
             os.close(self._file)
-        name = segment_name(position, self._timeline, self._segment_bytes)
+        # Scratch space is often the file system of the catalog: leave it room.
+        free = shutil.disk_usage(self._scratch).free
+        if free < SCRATCH_SPARE_BYTES + self._segment_bytes:
+            raise OSError(errno.ENOSPC, f"{free // 2**20} MiB are left for the captured log")
+        name = segment_name(position, self.timeline, self._segment_bytes)
         self._file = os.open(self._scratch / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._file_position = position
