@@ -8,6 +8,7 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from icecore.api import answer
-from icecore.errors import MalformedRequest, Refused
+from icecore.errors import IcecoreError, MalformedRequest, Refused, RequestTooLarge
 
 HEAD_LIMIT_BYTES = 64 * 1024  # request line and headers together
 HEAD_TIMEOUT_S = 20  # from the connection, or the answer before, to the end of the next head
@@ -59,7 +60,10 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        error = MalformedRequest(reason="it is not HTTP/1.1, or its head is too large")
+        error: IcecoreError = MalformedRequest(reason="it is not HTTP/1.1")
+        cause = sys.exception()
+        if isinstance(cause, h11.RemoteProtocolError) and cause.error_status_hint == 431:
+            error = RequestTooLarge(limit_bytes=HEAD_LIMIT_BYTES)
         given = answer.failure(error, answer.new_request_id(), host="", base_url="", xml=False)
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [

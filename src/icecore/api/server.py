@@ -30,7 +30,7 @@ from starlette.types import Receive, Scope, Send
 from icecore.api import answer, contract, signature
 from icecore.api.answer import Answer
 from icecore.api.contract import Call
-from icecore.api.listen import Server, run_server, self_signed
+from icecore.api.listen import HEAD_LIMIT_BYTES, Server, run_server, self_signed
 from icecore.api.signature import AccessKey
 from icecore.errors import (
     Forbidden,
@@ -48,7 +48,7 @@ from icecore.errors import (
 
 BODY_LIMIT_BYTES = 1024 * 1024
 BODY_TIMEOUT_S = 20  # a call is a few hundred bytes; clients give up after 10 s themselves
-QUERY_LIMIT_BYTES = 32 * 1024  # the whole head is limited to 64 KiB below
+QUERY_LIMIT_BYTES = 32 * 1024
 THREADS = 64  # waiting for the catalog, mostly
 
 __all__ = [
@@ -150,6 +150,9 @@ class Gateway:
         scheme = http.scope["scheme"]
         if isinstance(body, IcecoreError):
             return self.answer(request, scheme=scheme, refusal=body)
+        # h11 limits a head that is still coming; this one may have come in one piece
+        if sum(len(name) + len(value) for name, value in http.headers.raw) > HEAD_LIMIT_BYTES:
+            return self.answer(request, scheme=scheme, refusal=RequestTooLarge(limit_bytes=HEAD_LIMIT_BYTES))
         if len(query) > QUERY_LIMIT_BYTES:
             return self.answer(request, scheme=scheme, refusal=RequestTooLarge(limit_bytes=QUERY_LIMIT_BYTES))
         return self.answer(signature.Request(request.method, request.path, request.query, headers, body), scheme=scheme)
