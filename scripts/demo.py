@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import secrets
 import shlex
 import shutil
@@ -238,7 +237,7 @@ class Demo:
             print(f"It stays up at {endpoint} until Ctrl-C. From another terminal:")
             print(f"  export ICECORE_HOME={self.home}")
             for line in ("status", "backups", "backup shop", "restore shop --to shop-second", "jobs"):
-                print(f"  {ICECORE} {line}")
+                print(f"  .venv/bin/icecore {line}")
             print(f"  psql '{copy}'")
         else:
             print("Next, on your own data (make demo KEEP=1 leaves this one up):")
@@ -248,7 +247,7 @@ class Demo:
                 "cluster add NAME --dsn 'host=/var/run/postgresql user=postgres'",
                 "backup NAME",
             ):
-                print(f"  {os.path.relpath(ICECORE)} {line}")
+                print(f"  .venv/bin/icecore {line}")
 
     def clean_up(self) -> None:
         """End what was started, in the order of dependence, whatever state it is in."""
