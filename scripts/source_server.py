@@ -73,10 +73,11 @@ class SourceServer:
     place: Path
     port: int = field(default_factory=free_port)
     bin: Path = field(default_factory=programs)
+    data_name: str = "data"
 
     @property
     def data(self) -> Path:
-        return self.place / "data"
+        return self.place / self.data_name
 
     @property
     def dsn(self) -> str:
@@ -96,7 +97,7 @@ class SourceServer:
             file.writelines(f"{name} = {value}\n" for name, value in (lines | settings).items())
 
     def start(self) -> None:
-        # Its output must not be our pipe: the server would keep it open for ever.
+        # Its output must not be our pipe: the server would keep it open for ever. What went wrong is in the log.
         command = [self.bin / "pg_ctl", "-D", self.data, "-l", self.place / "server.log", "-w", "-s", "start"]
         as_server_user(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
