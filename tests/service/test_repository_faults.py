@@ -12,7 +12,7 @@ from small_repository import CLUSTER, KEY, Tree, back_up, everything, made
 from icecore.errors import BackupNotFound, Damaged, NotARepository, ObjectExists, StorageFailed
 from icecore.repository import Repository, collection
 from icecore.repository.layout import ClusterLayout
-from icecore.repository.reader import load_indexes
+from icecore.repository.reader import indexes
 from icecore.storage import StoredObject
 from icecore.storage.memory import MemoryStorage
 
@@ -69,7 +69,7 @@ def laws_hold(storage: MemoryStorage, life: Life) -> None:
     assert not life.deleted & set(found)
     # R2, R3: an index names packs that are there in full
     layout = ClusterLayout(CLUSTER)
-    for tables in load_indexes(storage, repo._keyring, layout).values():
+    for _, tables in indexes(storage, repo._keyring, layout):
         for table in tables:
             assert len(storage.objects[layout.pack(table.pack_id)]) == table.size_bytes
 

@@ -13,7 +13,7 @@ from small_repository import CLUSTER, KEY, back_up, everything, made
 from icecore.errors import StorageFailed
 from icecore.repository import Repository
 from icecore.repository.layout import ClusterLayout
-from icecore.repository.reader import load_indexes
+from icecore.repository.reader import indexes
 from icecore.storage.memory import MemoryStorage
 
 CONTENTS = st.builds(lambda byte, size: bytes([byte]) * size, st.integers(0, 3), st.sampled_from([0, 1, 4096, 9000]))
@@ -97,7 +97,7 @@ class RepositoryAgainstOracle(RuleBasedStateMachine):
     @invariant()
     def R2_every_index_names_packs_that_are_there(self) -> None:
         repo, layout = self.repo(), ClusterLayout(CLUSTER)
-        for tables in load_indexes(self.storage, repo._keyring, layout).values():
+        for _, tables in indexes(self.storage, repo._keyring, layout):
             for table in tables:
                 assert len(self.storage.objects[layout.pack(table.pack_id)]) == table.size_bytes
 

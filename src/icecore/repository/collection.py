@@ -15,17 +15,17 @@ A pack with some used blocks stays whole; ``dead_bytes_kept`` says what that cos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icecore.errors import Damaged, ObjectMissing
-from icecore.repository.index import BlockTable, encode_index
+from icecore.repository.index import BlockTable, decode_index, encode_index
 from icecore.repository.layout import ClusterLayout, below
 from icecore.repository.pack import PackTable
-from icecore.repository.reader import Reader, load_indexes
+from icecore.repository.reader import Reader, indexes
 from icecore.repository.sealing import Keyring
 from icecore.storage import Lease, Storage
 
@@ -42,9 +42,10 @@ class Collected:
 
 @dataclass
 class Plan:
-    """Names to remove, each with its size, in the order of removal; indexes to write before."""
+    """Names to remove, each with its size, in the order of removal."""
 
-    new_indexes: list[list[PackTable]] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)  # packs that stay
+    rewritten: list[str] = field(default_factory=list)  # those of old_indexes that also name such packs
     old_indexes: dict[str, int] = field(default_factory=dict)
     packs: dict[str, int] = field(default_factory=dict)
     dead_bytes_kept: int = 0
@@ -63,8 +64,14 @@ def collect(
     # 1 what is there
     packs = {found.name: found.size_bytes for _, found in below(storage, layout.packs)}
     index_sizes = {found.name: found.size_bytes for _, found in below(storage, layout.indexes)}
-    indexes = load_indexes(storage, keyring, layout)
-    blocks = BlockTable(t for tables in indexes.values() for t in tables if layout.pack(t.pack_id) in packs)
+    contents: dict[str, list[str]] = {}  # index -> packs it names
+
+    def present() -> Iterator[PackTable]:
+        for name, tables in indexes(storage, keyring, layout):
+            contents[name] = [layout.pack(table.pack_id) for table in tables]
+            yield from (table for table in tables if layout.pack(table.pack_id) in packs)
+
+    blocks = BlockTable(present())
     # 2 what is used, gathered twice
     first, second = (
         used_rows(layout, blocks, (open_reader(backup_id, blocks) for backup_id in backups))
@@ -73,7 +80,7 @@ def collect(
     if not np.array_equal(first, second):  # R6
         raise Damaged(name=layout.manifests, reason="two readings of the references differ; nothing was removed")
     # 3 what follows from it
-    plan = make_plan(layout, packs, index_sizes, indexes, blocks, first)
+    plan = make_plan(layout, packs, index_sizes, contents, blocks, first)
     if not dry_run:
         execute(plan, storage, keyring, layout, lease)
     return Collected(
@@ -120,7 +127,7 @@ def make_plan(
     layout: ClusterLayout,
     packs: dict[str, int],
     index_sizes: dict[str, int],
-    indexes: dict[str, list[PackTable]],
+    contents: dict[str, list[str]],
     blocks: BlockTable,
     marks: NDArray[np.bool_],
 ) -> Plan:
@@ -129,13 +136,13 @@ def make_plan(
     used_numbers = np.unique(blocks.pack[marks])
     used = {layout.pack(blocks.packs[int(number)].pack_id) for number in used_numbers}
     # 2 packs without a mark go, and with them their rows in indexes
-    plan = Plan(packs={name: size for name, size in packs.items() if name not in used})
-    for name, some in indexes.items():
-        staying = [table for table in some if layout.pack(table.pack_id) in used]
-        if len(staying) < len(some):
+    plan = Plan(used=used, packs={name: size for name, size in packs.items() if name not in used})
+    for name, named in contents.items():
+        staying = used.intersection(named)
+        if len(staying) < len(named):
             plan.old_indexes[name] = index_sizes.get(name, 0)
             if staying:
-                plan.new_indexes.append(staying)
+                plan.rewritten.append(name)
     # 3 what cannot go
     in_used = np.isin(blocks.pack, used_numbers)
     plan.dead_bytes_kept = blocks.stored_bytes(in_used & ~marks)
@@ -146,8 +153,10 @@ def execute(plan: Plan, storage: Storage, keyring: Keyring, layout: ClusterLayou
     """Remove what ``plan`` names. A crash at any point leaves only more to collect."""
     # 1 indexes without the packs that go
     lease.confirm()
-    for tables in plan.new_indexes:
-        digest, parts = encode_index(tables, keyring, layout.cluster_id)
+    for name in plan.rewritten:
+        tables = decode_index(storage.get(name), keyring, layout.cluster_id, name)
+        staying = [table for table in tables if layout.pack(table.pack_id) in plan.used]
+        digest, parts = encode_index(staying, keyring, layout.cluster_id)
         storage.put(layout.indexes + digest, parts)  # R3
     # 2 the old indexes: from here on nothing names those packs
     for name in plan.old_indexes:

@@ -8,7 +8,7 @@
                    per pack: pack id 32, salt 32, size u64, blocks u32
                    then columns over all blocks, pack after pack: ids 32·n, stored lengths u32·n, plain words u32·n
 
-In memory a block takes 32 bytes: 8 million blocks (1 TB) take 256 MB. Sixteen bytes of the id are kept: ids are
+In memory a block takes 34 bytes: 8 million blocks (1 TB) take 270 MB. Sixteen bytes of the id are kept: ids are
 keyed hashes, 8 million of them collide there with a chance of 2^-83, and a reader checks all 32 anyway (R5).
 """
 
@@ -123,38 +123,32 @@ class PackFacts:
 
 
 class BlockTable:
-    """Every block of some packs: sorted columns, 36 bytes a block, no Python object per block. Immutable."""
+    """Every block of some packs: sorted columns, 34 bytes a block, no Python object per block. Immutable."""
 
     def __init__(self, tables: Iterable[PackTable]) -> None:
         self.packs: list[PackFacts] = []
-        columns: list[list[NDArray[Any]]] = [[] for _ in range(7)]
-        # 1 the packs' tables as columns
+        kinds = (np.uint64, np.uint64, np.uint32, np.uint16, np.uint32, np.uint32, np.uint32)
+        # 1 the packs' tables as columns; each grows in one piece, since thousands of small arrays would not be given
+        #   back to the system
+        columns = [bytearray() for _ in kinds]
         for number, table in enumerate(tables):
             self.packs.append(PackFacts(table.pack_id, table.salt, table.size_bytes))
-            count = len(table.stored)
-            stored = np.frombuffer(table.stored, dtype=np.uint32) if count else np.empty(0, np.uint32)
-            plain = np.frombuffer(table.plain, dtype=np.uint32) if count else np.empty(0, np.uint32)
+            stored = np.array(table.stored, np.uint32)
             high, low = halves(table.ids)
-            ends = np.cumsum(stored, dtype=np.uint32)
-            offsets = ends - stored + np.uint32(HEADER_BYTES)
-            packs = np.full(count, number, np.uint32)
-            positions = np.arange(count, dtype=np.uint16)
-            rows: tuple[NDArray[Any], ...] = (high, low, packs, positions, offsets, stored, plain)
-            for parts, part in zip(columns, rows, strict=True):
-                parts.append(part)
-        # 2 sorted by the first half of the id; each column's parts are let go as it is joined
-        kinds = (np.uint64, np.uint64, np.uint32, np.uint16, np.uint32, np.uint32, np.uint32)
-        order: NDArray[np.intp] | None = None
+            offsets = np.cumsum(stored, dtype=np.uint32) - stored + np.uint32(HEADER_BYTES)
+            packs, positions = np.full(len(stored), number, np.uint32), np.arange(len(stored), dtype=np.uint16)
+            rows: tuple[NDArray[Any], ...] = (high, low, packs, positions, offsets, stored, np.array(table.plain))
+            for grown, part, kind in zip(columns, rows, kinds, strict=True):
+                grown += part.astype(kind, copy=False).data
+        # 2 sorted by the first half of the id; an unsorted column is let go before the next
+        order = np.argsort(np.frombuffer(columns[0], np.uint64), kind="stable")
         joined: list[NDArray[Any]] = []
-        for parts, kind in zip(columns, kinds, strict=True):
-            whole = np.concatenate([np.empty(0, kind), *parts]).astype(kind, copy=False)
-            parts.clear()
-            if order is None:
-                order = np.argsort(whole, kind="stable")
-            joined.append(whole[order])
-        self.high: U64 = joined[0].astype(np.uint64, copy=False)
-        self.low: U64 = joined[1].astype(np.uint64, copy=False)
-        self.pack: U32 = joined[2].astype(np.uint32, copy=False)
+        for number, kind in enumerate(kinds):
+            joined.append(np.frombuffer(columns[number], kind)[order])
+            columns[number] = bytearray()
+        self.high: U64 = joined[0]
+        self.low: U64 = joined[1]
+        self.pack: U32 = joined[2]
         self._position, self._offset, self._stored, self._plain = joined[3:]
         self._high_view = memoryview(self.high.data)
 

@@ -10,7 +10,7 @@
 
 The table itself lies in packs like any block, in *sections*: file sections (columns in JSON: one list for each field
 of ``FileMeta``, equally long) and id sections (concatenated block ids: those of the first file, of the second, …).
-A 1 TB backup's manifest is 10 kB; sections that equal an earlier backup's are shared with it.
+A 1 TB backup's manifest has 70 kB; sections that equal an earlier backup's are shared with it.
 """
 
 from __future__ import annotations

@@ -33,20 +33,19 @@ def get_whole(storage: Storage, name: str, size_bytes: int, limit_bytes: int) ->
         raise Damaged(name=name, reason="it is missing") from error
 
 
-def load_indexes(
+def indexes(
     storage: Storage, keyring: Keyring, layout: ClusterLayout, damaged: list[Damaged] | None = None
-) -> dict[str, list[PackTable]]:
-    """All indexes of a cluster by name. With ``damaged``, unreadable ones are put there instead of raised."""
-    loaded = {}
+) -> Iterator[tuple[str, list[PackTable]]]:
+    """A cluster's indexes, name and content, one in memory at a time. With ``damaged``, unreadable ones are put there
+    instead of raised."""
     for _, found in below(storage, layout.indexes):
         try:
             data = get_whole(storage, found.name, found.size_bytes, MAX_INDEX_BYTES)
-            loaded[found.name] = decode_index(data, keyring, layout.cluster_id, found.name)
+            yield found.name, decode_index(data, keyring, layout.cluster_id, found.name)
         except Damaged as error:
             if damaged is None:
                 raise
             damaged.append(error)
-    return loaded
 
 
 def unindexed_packs(
@@ -153,19 +152,24 @@ class Reader:
     def _table(self) -> BlockTable:
         with self._loading:
             if self._loaded is None:
-                damaged: list[Damaged] = []
-                loaded = load_indexes(self._storage, self._keyring, self._layout, damaged)
-                self._loaded = BlockTable(table for tables in loaded.values() for table in tables)
+                self._loaded = BlockTable(self._indexed())
             return self._loaded
 
     def _table_from_packs(self) -> BlockTable:
         with self._loading:
             if not self._searched_packs:
-                loaded = load_indexes(self._storage, self._keyring, self._layout, [])
-                tables = [table for tables in loaded.values() for table in tables]
-                known = {table.pack_id for table in tables}
-                tables.extend(unindexed_packs(self._storage, self._keyring, self._layout, known))
-                self._loaded = BlockTable(tables)
+                self._loaded = BlockTable(self._indexed_and_found())
                 self._searched_packs = True
             assert self._loaded is not None
             return self._loaded
+
+    def _indexed(self) -> Iterator[PackTable]:
+        for _, tables in indexes(self._storage, self._keyring, self._layout, damaged=[]):
+            yield from tables
+
+    def _indexed_and_found(self) -> Iterator[PackTable]:
+        known = set()
+        for table in self._indexed():
+            known.add(table.pack_id)
+            yield table
+        yield from unindexed_packs(self._storage, self._keyring, self._layout, known)

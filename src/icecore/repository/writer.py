@@ -22,7 +22,7 @@ from icecore.repository.index import BlockTable, Place, SeenIds, encode_index
 from icecore.repository.layout import ClusterLayout, below
 from icecore.repository.manifest import StoredFile, decode_manifest, encode_manifest, store_table
 from icecore.repository.pack import DEFAULT_PACK_BYTES, OpenPack, PackTable, Slot, check_pack
-from icecore.repository.reader import BlockSource, load_indexes
+from icecore.repository.reader import BlockSource, indexes
 from icecore.repository.sealing import Keyring
 from icecore.storage import Buffer, Lease, Storage
 
@@ -159,8 +159,8 @@ class Writer:
         """Blocks that may be adopted: those whose pack is there in full. What an unreadable index named is stored
         again, which brings damaged repositories back to health."""
         sizes = {last: found.size_bytes for last, found in below(self._storage, self._layout.packs)}
-        indexes = load_indexes(self._storage, self._keyring, self._layout, damaged=[])
-        tables = (table for tables in indexes.values() for table in tables)
+        found = indexes(self._storage, self._keyring, self._layout, damaged=[])
+        tables = (table for _, some in found for table in some)
         return BlockTable(table for table in tables if sizes.get(table.pack_id.hex()) == table.size_bytes)
 
     def _store(self, data: memoryview) -> tuple[bytes, bool]:
