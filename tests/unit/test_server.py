@@ -24,10 +24,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_backend import SimulatedBackend, exchange, read_answer, serving, signed
 
-from icecore.api import contract
+from icecore.api import contract, listen
 from icecore.api.client import sign_v1
-from icecore.api.server import BODY_LIMIT_BYTES, Gateway, Server
+from icecore.api.server import BODY_LIMIT_BYTES, Gateway, Server, build_app
 from icecore.api.signature import Request
+from icecore.errors import Refused
 
 CAPTURED = sorted((Path(__file__).parents[1] / "vectors" / "requests").glob("*.txt"))
 REQUEST_ID = re.compile(r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}")
@@ -323,6 +324,30 @@ def test_a_history_that_cannot_be_kept_does_not_break_the_answer() -> None:
     assert call_in_process(backend, signed(backend, "DescribeRegions", [])) == ("OK", 200)
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost"], ids=["nothing", "half a head"])
+def test_a_head_that_does_not_come_ends_the_connection(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(listen, "HEAD_TIMEOUT_S", 0.3)
+    with serving(SimulatedBackend()) as server, socket.create_connection(("127.0.0.1", server.port), 5) as connection:
+        connection.sendall(sent)
+        assert connection.recv(1) == b""
+
+
+def test_a_body_that_does_not_come_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icecore.api.server.BODY_TIMEOUT_S", 0.3)
+    with serving(SimulatedBackend()) as server:
+        status, headers, body = exchange(server.port, [raw("POST", "/", "Content-Length: 10\r\n") + b"half"])
+    assert (status, json.loads(body)["Code"], headers["connection"]) == (400, "InvalidParameter", "close")
+
+
+def test_a_client_that_leaves_does_no_harm() -> None:
+    backend = SimulatedBackend()
+    with serving(backend) as server:
+        for sent in (raw("POST", "/", "Content-Length: 10\r\n") + b"half", raw("GET", "/")):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+                connection.sendall(sent)
+        assert exchange(server.port, [raw("GET", "/healthz")])[0] == 200
+
+
 # ---------------------------------------------------------------- garbage
 
 CODES = {code for op in contract.operations() for code in contract.documented_errors(op)} | {("OK", 200)}
@@ -401,8 +426,19 @@ def test_sigterm_lets_running_calls_finish() -> None:
             process.kill()
 
 
-def test_a_taken_port_is_refused_before_anything_is_announced(served: tuple[SimulatedBackend, Server]) -> None:
-    from icecore.errors import Refused
-
+def test_what_cannot_listen_is_refused(served: tuple[SimulatedBackend, Server], tmp_path: Path) -> None:
+    app = build_app(SimulatedBackend())
     with pytest.raises(Refused, match="cannot listen"):
-        Server(lambda *_: None, "127.0.0.1", served[1].port)  # type: ignore[arg-type,return-value]
+        Server(app, "127.0.0.1", served[1].port)
+    with pytest.raises(Refused, match="cannot use the certificate"):
+        Server(app, tls_cert=tmp_path / "none.pem", tls_key=tmp_path / "none.key")
+    (tmp_path / "cert.pem").write_text("no certificate")
+    with pytest.raises(Refused, match="cannot use the certificate"):
+        Server(app, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "cert.pem")
+
+
+def test_a_server_for_all_addresses_is_announced_by_one_that_can_be_called() -> None:
+    backend = SimulatedBackend()
+    with serving(backend, host="0.0.0.0") as server:
+        assert server.endpoint == f"http://127.0.0.1:{server.port}"
+        assert exchange(server.port, [raw("GET", "/healthz")])[0] == 200

@@ -230,6 +230,13 @@ def test_mismatch_says_what_the_server_signed(make: Callable[..., Request]) -> N
         assert re.fullmatch(r"ACS3-HMAC-SHA256\n[0-9a-f]{64}", ours)
 
 
+def test_the_echo_of_a_huge_request_is_short() -> None:
+    request = dataclasses.replace(v1(), body=b"x=" + b"%25" * 300_000)
+    with pytest.raises(IcecoreError) as caught:
+        signature.verify(request, KEYS.get, NOW)
+    assert len(caught.value.message) < 70_000
+
+
 @pytest.mark.parametrize("make", [v1, v3])
 def test_A1_only_signing_parameters_are_read_before_the_signature(make: Callable[..., Request]) -> None:
     """Whatever the other parameters say, a wrong signature is all that is noticed."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from icecore import errors
-from icecore.errors import MissingParameter, UnknownAction
+from icecore.errors import InvalidParameter, MissingParameter, UnknownAction
 
 TEXT_LENGTH = 128  # of a value for which the contract gives no other limit
 ITEM_LIMIT = 50  # of a list for which the contract gives no other limit
@@ -255,10 +255,13 @@ def _bound_list(parameter: Parameter, given: Mapping[str, set[str]]) -> list[dic
             if not re.fullmatch("[1-9][0-9]{0,2}", number) or int(number) > parameter.max_items:
                 raise parameter.refusal()
             numbers.add(int(number))
-    return [
-        {part.snake: _bound(part, given, prefix=f"{parameter.name}.{number}.") for part in parameter.fields}
-        for number in sorted(numbers)
-    ]
+    try:
+        return [
+            {part.snake: _bound(part, given, prefix=f"{parameter.name}.{number}.") for part in parameter.fields}
+            for number in sorted(numbers)
+        ]
+    except InvalidParameter as e:
+        raise parameter.refusal() from e
 
 
 def bind_one(parameter: Parameter, text: str) -> Any:

@@ -108,7 +108,10 @@ class Server:
         tls_cert: Path | None = None,
         tls_key: Path | None = None,
     ) -> None:
-        """Binds at once, so that ``port`` is known and a taken one refused before anything is announced."""
+        """Binds at once, so that ``port`` is known before anything is announced.
+
+        Errors: ``Refused`` for a taken address or a certificate that does not load.
+        """
         config = uvicorn.Config(
             app,
             http=Protocol,
@@ -118,18 +121,19 @@ class Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=30,
+            timeout_keep_alive=HEAD_TIMEOUT_S,
             timeout_graceful_shutdown=GRACE_S,
             h11_max_incomplete_event_size=HEAD_LIMIT_BYTES,
             ssl_certfile=tls_cert,
             ssl_keyfile=tls_key,
         )
-        config.load()
+        _load(config, tls_cert, tls_key)
         self._uvicorn = _Loop(config)
         self._socket = _bind(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
-        name = f"[{host}]" if ":" in host else host
+        # what listens everywhere is announced by a name that a client here can use and a certificate can hold
+        name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         self.endpoint = f"{'https' if tls_cert else 'http'}://{name}:{self.port}"
 
     def serve(self) -> None:
@@ -153,6 +157,15 @@ def run_server(
     server = Server(app, host, port, tls_cert, tls_key)
     on_started(server)
     server.serve()
+
+
+def _load(config: uvicorn.Config, tls_cert: Path | None, tls_key: Path | None) -> None:
+    if tls_key and not tls_cert:
+        raise Refused("a TLS key without its certificate", "Give --tls-cert too.")
+    try:
+        config.load()
+    except OSError as e:
+        raise Refused(f"cannot use the certificate {tls_cert}: {e.strerror or e}", "Both files must be PEM.") from e
 
 
 def _bind(host: str, port: int) -> socket.socket:

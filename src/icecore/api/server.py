@@ -163,7 +163,7 @@ class Gateway:
         """The answer to one call, whatever it is. Does not raise."""
         started_s = time.monotonic()
         host = next((value for name, value in request.headers if name.lower() == "host"), "")
-        known = _Known(answer.new_request_id(), host, f"{scheme}://{host}")
+        known = _Known(answer.new_request_id(), host, f"{scheme}://{host}" if host else "")
         try:
             if refusal is not None:
                 raise refusal
