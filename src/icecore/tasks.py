@@ -110,11 +110,11 @@ class RestoreTask(_Base):
         reader = repository.reader(cluster.source_cluster_id, self.held.backup_id)
         engine = parts.restore_engine(cluster.engine)
         place = server_place(self.config, cluster.id, port=_free_port())
-        _refuse_unreachable(place)
         self._remove_directory()  # what a killed run left: the directory is this cluster's own
         for directory in (self._directory, place.socket_directory):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.chown(directory, *place.owner)
+        _refuse_unreachable(place)
         target = RestoreTarget(place.data_directory, tablespace_places(reader.facts, self._directory / "tablespaces"))
         plan = restore.plan(reader, engine, target, owner=place.owner, block_bytes=repository.block_bytes)
         restore.run(plan, reader, engine, self.watch, threads=self.config.threads)

@@ -8,6 +8,7 @@ whose lock is free is dead, and what it had begun is queued again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -142,7 +143,7 @@ class Worker:
                 tries += 1
             except Exception as error:
                 log.exception("job failed", job=held.job_id, kind=held.kind)
-                return self._fail(held, task, _unexpected(error))
+                return self._fail(held, task, _described(error))
         _insist(finish)
         log.info("job done", job=held.job_id, kind=held.kind)
         task.tidy()
@@ -181,7 +182,11 @@ def _run_job(job_id: str) -> None:
     _current.run(job_id)
 
 
-def _unexpected(error: Exception) -> errors.IcecoreError:
+def _described(error: Exception) -> errors.IcecoreError:
+    """What no edge translated, as an error that names its cause."""
+    if isinstance(error, OSError):
+        family = errors.StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else errors.StorageFailed
+        return family(doing="use", name=str(error.filename or "a file"), reason=error.strerror or str(error))
     unexpected = errors.IcecoreError()
     unexpected.message = f"{unexpected.message} ({type(error).__name__}: {error})"
     return unexpected

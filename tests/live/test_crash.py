@@ -203,6 +203,7 @@ def test_R5_a_flipped_or_cut_byte_is_refused_or_harmless(place: Path, still: Pos
         path for path in (station.home / "repository").rglob("*") if path.is_file() and path.stat().st_size
     )
     outcomes = {"refused": 0, "harmless": 0}
+    always = ("manifests", "indexes")  # every byte of these counts; a pack's footer is a spare, a lease holds no data
     for number in range(200):
         victim = objects[number % len(objects)]
         whole = victim.read_bytes()
@@ -216,13 +217,14 @@ def test_R5_a_flipped_or_cut_byte_is_refused_or_harmless(place: Path, still: Pos
         victim.write_bytes(broken)
         try:
             assert laid() == right, f"wrong bytes after damage at {place_of_harm} of {victim}"
+            assert not any(kind in victim.parts for kind in always), f"{place_of_harm} of {victim}"
             outcomes["harmless"] += 1
         except IcecoreError as error:
             assert error.message
             outcomes["refused"] += 1
         finally:
             victim.write_bytes(whole)
-    assert outcomes["refused"] > 100 and laid() == right, outcomes
+    assert outcomes["refused"] >= 80 and laid() == right, outcomes
 
 
 def _delete(station: Station, cluster_id: str, backup_id: str) -> None:
@@ -255,6 +257,8 @@ def test_nothing_of_a_failed_restore_stays(station: Station, still: PostgresWorl
     clusters.write_text("in the way")
     with pytest.raises(AssertionError, match="the restore failed"):
         station.restore(cluster_id, backup["backup_id"])
+    assert station.call("DescribeJobs")["items"]["job"][0]["error_code"] == "StorageFailed"
     clusters.unlink()
+    clusters.mkdir(mode=0o711)
     _, dsn = station.restore(cluster_id, backup["backup_id"])
     assert fingerprint(dsn) == fingerprint(still.dsn())
