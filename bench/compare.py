@@ -96,12 +96,15 @@ def measure(
             go.place.mkdir(mode=0o755)
             own(go.place)
             archive(source, isinstance(tool, PgBackRest))
-            tool.prepare(go)
-            os.sync()
-            backup = tool.backup(go)
-            stored_bytes = tool.stored_bytes(go)
-            os.sync()
-            result = Result(backup, tool.restore(go), stored_bytes)
+            try:
+                tool.prepare(go)
+                os.sync()
+                backup = tool.backup(go)
+                stored_bytes = tool.stored_bytes(go)
+                os.sync()
+                result = Result(backup, tool.restore(go), stored_bytes)
+            finally:
+                tool.end()
             if number == 0:
                 prove(go, expected)
             results[tool.name].append(result)

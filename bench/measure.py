@@ -22,9 +22,15 @@ class Measured:
     peak_bytes: int  # sum of resident sets; pages that processes share count for each
 
 
-def run(command: Sequence[str | Path], user: tuple[int, int] | None, environment: dict[str, str]) -> Measured:
-    """The command must succeed; its output goes into the error when it does not."""
+def run(
+    command: Sequence[str | Path], user: tuple[int, int] | None, environment: dict[str, str], resident: int = 0
+) -> Measured:
+    """The command must succeed; its output goes into the error when it does not.
+
+    ``resident``: a process that works for the command and is there before and after; its CPU and memory count.
+    """
     drop: dict[str, Any] = {"user": user[0], "group": user[1], "extra_groups": []} if user else {}
+    resident_before_s = _cpu_s(resident)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
     with subprocess.Popen(
@@ -37,7 +43,7 @@ def run(command: Sequence[str | Path], user: tuple[int, int] | None, environment
         env=environment,
         **drop,
     ) as process:
-        watcher = _Watcher(process.pid)
+        watcher = _Watcher(process.pid, resident)
         watcher.start()
         output, _ = process.communicate()
         wall_s = time.monotonic() - began
@@ -46,20 +52,21 @@ def run(command: Sequence[str | Path], user: tuple[int, int] | None, environment
     if process.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{output}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cpu_s = _cpu_s(resident) - resident_before_s + after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Measured(wall_s, cpu_s, watcher.peak_bytes)
 
 
 class _Watcher(threading.Thread):
-    def __init__(self, root: int) -> None:
+    def __init__(self, *roots: int) -> None:
         super().__init__(daemon=True)
-        self.root = root
+        self.roots = [root for root in roots if root]
         self.peak_bytes = 0
         self.ended = threading.Event()
 
     def run(self) -> None:
         while not self.ended.wait(SAMPLE_EVERY_S):
-            self.peak_bytes = max(self.peak_bytes, sum(_resident_bytes(pid) for pid in descendants(self.root)))
+            now_bytes = sum(_resident_bytes(pid) for root in self.roots for pid in descendants(root))
+            self.peak_bytes = max(self.peak_bytes, now_bytes)
 
 
 def descendants(root: int) -> list[int]:
@@ -81,6 +88,14 @@ def _resident_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
+
+
+def _cpu_s(pid: int) -> float:
+    """Of a living process and its threads; 0 for none."""
+    if not pid:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def tree_bytes(directory: Path) -> int:
