@@ -117,6 +117,8 @@ def test_aliyun_words() -> None:
     forced = ["--insecure", "--force", "--version", "2017-08-01"]
     commented: list[Any] = [*given, ("Comment", HOSTILE)]
     assert words("CreateBackup", commented) == [*expected[:5], "--Comment", HOSTILE, *place, *forced]
+    dashed: list[Any] = [*given, ("ClientToken", "-v=1")]
+    assert words("CreateBackup", dashed) == [*expected[:5], "--ClientToken=-v=1", *place, "--insecure"]
     assert words("DescribeRepository", []) == ["aliyun", "polardb", "DescribeRepository", *place, *forced]
 
 

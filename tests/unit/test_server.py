@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import xml.etree.ElementTree as ET
 from calendar import timegm
@@ -424,6 +425,30 @@ def test_sigterm_lets_running_calls_finish() -> None:
             assert process.stdout.read() == "ended in order\n"
         finally:
             process.kill()
+
+
+def test_a_call_that_hangs_does_not_keep_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "GRACE_S", 1)
+    backend = SimulatedBackend()
+    hanging, released = threading.Event(), threading.Event()
+
+    def hang(access_key_id: str) -> None:
+        hanging.set()
+        released.wait(10)
+
+    backend.find_key = hang  # type: ignore[method-assign,assignment]
+    request = signed(backend, "DescribeRegions", [])
+    headers = "".join(f"{name}: {value}\r\n" for name, value in request.headers if name != "host")
+    try:
+        with socket.socket() as connection:
+            with serving(backend) as server:
+                connection.connect(("127.0.0.1", server.port))
+                connection.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n{headers}\r\n".encode())
+                assert hanging.wait(5)
+                began = time.monotonic()
+            assert time.monotonic() - began < 5
+    finally:
+        released.set()
 
 
 def test_what_cannot_listen_is_refused(served: tuple[SimulatedBackend, Server], tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def _aliyun(call: Call, pairs: signature.Pairs, endpoint: str) -> str:
     url = urlsplit(endpoint)
     words = ["aliyun", "polardb", call.action]
     for name, value in pairs:
-        words += [f"--{name}", value]
+        # a value that looks like a flag must be joined to its name
+        words += [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
     words += ["--endpoint", url.netloc, "--region", "cn-hangzhou"]
     # this is how the CLI is told to speak plain http
     if url.scheme == "http":

@@ -137,7 +137,8 @@ class Gateway:
             body, close = e, {"connection": "close"}
         except ClientDisconnect:
             return
-        given = await anyio.to_thread.run_sync(self.serve, http, body, limiter=self._threads)
+        # a call that outlasts the grace of a stopping server is left behind: its thread ends by itself
+        given = await anyio.to_thread.run_sync(self.serve, http, body, limiter=self._threads, abandon_on_cancel=True)
         headers = {"x-acs-request-id": given.request_id, "content-type": given.content_type, **close}
         await Response(given.body, given.status, headers)(scope, receive, send)
 
