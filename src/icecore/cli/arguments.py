@@ -84,6 +84,10 @@ class Grammar:
         """The help pages of a command, or of a group and its verbs."""
         return self._pages[name]
 
+    def names(self) -> list[str]:
+        """The commands and groups at the top."""
+        return list(self._summaries)
+
     def runs(self) -> list[str]:
         """What the commands lead to, as ``"module:function"``."""
         return [
