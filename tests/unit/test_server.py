@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from simulated_backend import SimulatedBackend, exchange, read_answer, serving, signed
 
@@ -386,6 +386,31 @@ def test_signed_garbage_gives_documented_codes_only(action: str, pairs: list[tup
     common = {(f"Invalid{name}.Malformed", 400) for name in ("Action", "Version")}
     assert (code, status) in contract.documented_errors(action) | common | {("OK", 200)}
     assert bool(backend.calls) == (code == "OK")
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"POST /?a=b HTTP/1.1\r\nHost: h\r\n", b"GET /"]),
+    st.binary(max_size=200) | st.text(max_size=100).map(str.encode),
+)
+def test_garbage_over_the_socket_gives_documented_codes_or_nothing(
+    served: tuple[SimulatedBackend, Server], begin: bytes, rest: bytes
+) -> None:
+    backend, server = served
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(begin + rest + b"\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        try:
+            received = b"".join(iter(lambda: connection.recv(65536), b""))
+        except ConnectionResetError:
+            received = b""
+    # the garbage may have been several requests
+    while received:
+        head, _, received = received.partition(b"\r\n\r\n")
+        length = int(re.findall(rb"content-length: (\d+)", head)[0])
+        body, received = received[:length], received[length:]
+        assert (json.loads(body)["Code"], int(head.split()[1])) in CODES
+    assert not backend.calls
 
 
 # ---------------------------------------------------------------- the process
