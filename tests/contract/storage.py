@@ -89,10 +89,21 @@ class StorageContract:
         assert [found.name for found in storage.list("a/b/")] == ["a/b/c"]
         assert list(storage.list("nothing/")) == []
 
+    def test_names_the_folders_below_a_prefix(self, storage: Storage) -> None:
+        assert list(storage.folders("")) == list(storage.folders("a/")) == []
+        for name in ("a/x/1", "a/x/2", "a/b-c/1/deep", "a/direct", "z"):
+            storage.put(name, [b"x"])
+        with storage.lease("l"):
+            assert list(storage.folders("")) == ["a"]
+        assert list(storage.folders("a/")) == ["b-c", "x"]
+        assert list(storage.folders("a/x/")) == []
+
     def test_a_prefix_ends_with_a_slash(self, storage: Storage) -> None:
-        for prefix in ("a", "../", "/", "a/../"):
+        for prefix in ("a", "../", "/", "a/../", "a//"):
             with pytest.raises(StorageFailed):
                 list(storage.list(prefix))
+            with pytest.raises(StorageFailed):
+                list(storage.folders(prefix))
 
     def test_leases_and_half_written_objects_are_not_listed(self, storage: Storage) -> None:
         storage.put("a", [b"x"])

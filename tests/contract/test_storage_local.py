@@ -174,6 +174,8 @@ def test_R6_a_directory_that_cannot_be_read_is_no_empty_directory(
     for prefix in ("", "a/"):
         with pytest.raises(StorageFailed):
             list(storage.list(prefix))
+    with pytest.raises(StorageFailed):
+        list(storage.folders("a/"))
 
 
 def test_R6_a_root_that_went_away_is_no_empty_root(storage: LocalStorage, tmp_path: Path) -> None:

@@ -80,7 +80,6 @@ def test_many_threads_and_many_packs_store_what_one_would(tmp_path: Path) -> Non
     writer = Writer(repo.storage, repo._keyring, repo._codec, layout, lease, BLOCK_BYTES, pack_bytes=64 * 1024)
     with writer:
         repo.storage.put(f"clusters/{CLUSTER}/history/began", [b"began"])
-        repo.storage.put(f"members/{CLUSTER}", [b"member"])
         with ThreadPoolExecutor(4) as pool:
             ids = list(pool.map(writer.add_block, blocks))
         writer.finish_blocks()
@@ -382,6 +381,19 @@ def test_a_lost_pack_is_stored_again_by_the_next_backup() -> None:
         del storage.objects[pack]
         with pytest.raises(Damaged, match=pack):
             everything(repo)
+    back_up(repo, "2", TREE)
+    assert everything(repo) == {"2": TREE, "1": TREE}
+
+
+def test_R7_a_rotten_file_table_is_stored_again_instead_of_adopted() -> None:
+    storage = MemoryStorage()
+    repo = made(storage)
+    back_up(repo, "1", TREE)
+    _, pack = [name for name in storage.objects if "/packs/" in name]  # of the files; of the file table
+    data = storage.objects[pack]
+    storage.objects[pack] = data[:64] + bytes(len(data) - 64)
+    with pytest.raises(Damaged, match=pack):
+        everything(repo)
     back_up(repo, "2", TREE)
     assert everything(repo) == {"2": TREE, "1": TREE}
 

@@ -25,7 +25,7 @@ from icecore.model import BackupFacts
 from icecore.repository.blocks import DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, BlockCodec
 from icecore.repository.collection import Collected, collect
 from icecore.repository.index import BlockTable
-from icecore.repository.layout import KEY, MEMBERS, REPOSITORY, ClusterLayout, below
+from icecore.repository.layout import CLUSTERS, KEY, REPOSITORY, ClusterLayout, below
 from icecore.repository.manifest import MAX_MANIFEST_BYTES, Root, StoredFile, decode_manifest
 from icecore.repository.reader import Reader, get_whole
 from icecore.repository.sealing import (
@@ -144,7 +144,7 @@ class Repository:
 
     def clusters(self) -> list[str]:
         """Ids of all clusters ever written to, with or without backups."""
-        return [last for last, _ in below(self.storage, MEMBERS)]
+        return list(self.storage.folders(CLUSTERS))
 
     def backups(self, cluster_id: str | None = None, *, damaged: list[Damaged] | None = None) -> Iterator[BackupFacts]:
         """Newest first. An unreadable manifest raises ``Damaged``, or is put into ``damaged`` if that is given."""
@@ -200,7 +200,6 @@ class Repository:
         layout = ClusterLayout(cluster_id)
         lease = self.storage.lease(layout.lease)
         try:
-            put_once(self.storage, layout.member)
             put_once(self.storage, layout.began)
             return Writer(self.storage, self._keyring, self._codec, layout, lease, self.block_bytes)
         except BaseException as error:

@@ -3,7 +3,6 @@
 ::
 
     repository  key                       what this is; the wrapped data key
-    members/<cluster>                     a cluster that was ever written to
     clusters/<cluster>/packs/<hash>       R1: named by their hash
     clusters/<cluster>/indexes/<hash>
     clusters/<cluster>/manifests/<backup> R4: the backup exists iff this does
@@ -19,7 +18,7 @@ from icecore.errors import Usage
 from icecore.storage import Storage, StoredObject, valid_segment
 
 REPOSITORY, KEY = "repository", "key"
-MEMBERS = "members/"
+CLUSTERS = "clusters/"
 LONGEST_ID = 200  # leaves room for a suffix within a file system's 255 bytes
 
 
@@ -39,15 +38,11 @@ class ClusterLayout:
 
     @property
     def root(self) -> str:
-        return f"clusters/{self.cluster_id}/"
-
-    @property
-    def member(self) -> str:
-        return MEMBERS + self.cluster_id
+        return f"{CLUSTERS}{self.cluster_id}/"
 
     @property
     def lease(self) -> str:
-        return f"clusters/{self.cluster_id}"
+        return CLUSTERS + self.cluster_id
 
     @property
     def packs(self) -> str:

@@ -61,6 +61,8 @@ class Writer:
         self._new_packs: dict[bytes, int] = {}  # pack id -> size
         self._new_sample: list[tuple[bytes, bytes, Place, bytes]] = []  # pack id, salt, place, block id
         # blocks of earlier sessions
+        self._source = BlockSource(storage, keyring, codec, layout)
+        self._distrusted: set[int] = set()  # rows of table sections that no longer decode
         self._known = self._load_known()
         self._adopted_packs = bytearray(len(self._known.packs))
         self._adopted_sample: list[tuple[int, bytes]] = []  # row, block id
@@ -109,13 +111,12 @@ class Writer:
             if sizes.get(pack_id.hex()) != size_bytes:
                 raise Damaged(name=self._layout.pack(pack_id), reason="it is missing or has another size")
         # 2 a sample of blocks decodes
-        source = BlockSource(self._storage, self._keyring, self._codec, self._layout)
         for pack_id, salt, place, block_id in self._new_sample:
-            source.read(pack_id, salt, place, block_id)
+            self._source.read(pack_id, salt, place, block_id)
         for row, block_id in self._adopted_sample:
             place = self._known.place(row)
             pack = self._known.packs[place.pack]
-            source.read(pack.pack_id, pack.salt, place, block_id)
+            self._source.read(pack.pack_id, pack.salt, place, block_id)
 
     # ------------------------------------------------------------ the backup
 
@@ -129,7 +130,7 @@ class Writer:
             if exists(self._storage, taken):
                 raise ObjectExists(name=name)
         # 2 the file table, as blocks
-        root = store_table(files, self.block_bytes, lambda section: self._store(memoryview(section))[0])
+        root = store_table(files, self.block_bytes, self._store_section)
         # 3 all packs durable, then their index durable
         self.finish_blocks()
         # 4 the manifest decodes to what it was made from
@@ -185,10 +186,26 @@ class Writer:
             raise
         return block_id, False
 
+    def _store_section(self, section: Buffer) -> bytes:
+        """Like ``_store``, but an earlier copy is adopted only if it still decodes: without its table a backup is
+        nothing, and there is one section for thousands of blocks."""
+        view = memoryview(section)
+        block_id = self._codec.block_id(view)
+        for row in self._known.rows(block_id):
+            place = self._known.place(row)
+            pack = self._known.packs[place.pack]
+            try:
+                self._source.read(pack.pack_id, pack.salt, place, block_id)  # R7
+            except Damaged:
+                self._distrusted.add(row)
+        return self._store(view)[0]
+
     def _known_block(self, block_id: bytes) -> bool:
         if block_id in self._seen:
             return True
         for row in self._known.rows(block_id):
+            if row in self._distrusted:
+                continue
             self._adopted_packs[int(self._known.pack[row])] = 1
             # Reservoir sampling: every adopted block has the same chance to be looked at by check().
             self._adopted_total += 1

@@ -71,6 +71,10 @@ class Storage(Protocol):
         """Objects below ``prefix`` (ends with ``/`` or is empty), in name order. An unreadable directory
         raises; it never looks empty (R6)."""
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The segments that follow ``prefix`` in longer names, each once, in order. One whose objects are all
+        deleted may still be there. An unreadable directory raises (R6)."""
+
     def delete(self, name: str) -> None:
         """Remove durably; nothing happens if it is absent."""
 

@@ -37,6 +37,15 @@ def checked_name(name: str) -> str:
     return name
 
 
+def checked_prefix(prefix: str) -> str:
+    """``prefix`` itself, or ``StorageFailed`` unless it is empty or a name and a slash."""
+    if prefix and not prefix.endswith("/"):
+        raise StorageFailed(doing="list", name=repr(prefix), reason="a prefix ends with /")
+    if prefix:
+        checked_name(prefix[:-1])
+    return prefix
+
+
 @contextmanager
 def _translated(doing: str, name: str) -> Iterator[None]:
     """The operating system's errors as the contract's, cause kept."""
@@ -142,16 +151,18 @@ class LocalStorage:
             return os.fstat(fd).st_size
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        if prefix and not prefix.endswith("/"):
-            raise StorageFailed(doing="list", name=repr(prefix), reason="a prefix ends with /")
-        if prefix:
-            checked_name(prefix.rstrip("/"))
-        with _translated("list", prefix or str(self.root)):
-            if not prefix and self._root_fd < 0 and not self.root.exists():
-                return  # nothing was ever written here
-            if self._root_fd >= 0:
-                self.root.stat()  # a root that went away must not look empty (R6)
+        with _translated("list", checked_prefix(prefix) or str(self.root)):
+            self._look_at_root()
             yield from self._walk(self.root / prefix, prefix)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        with _translated("list", checked_prefix(prefix) or str(self.root)):
+            self._look_at_root()
+            try:
+                found = [entry.name for entry in os.scandir(self.root / prefix) if entry.is_dir(follow_symlinks=False)]
+            except FileNotFoundError:
+                found = []
+            yield from sorted(name for name in found if valid_segment(name) and (prefix or name not in RESERVED))
 
     # ------------------------------------------------------------ ownership
 
@@ -162,6 +173,11 @@ class LocalStorage:
             return LocalLease(path, name)
 
     # ------------------------------------------------------------ inside
+
+    def _look_at_root(self) -> None:
+        """A root that went away must not look empty (R6); one that nobody wrote to yet is."""
+        if self._root_fd >= 0:
+            self.root.stat()
 
     def _open_root(self) -> None:
         with self._lock:

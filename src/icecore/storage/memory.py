@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from icecore.errors import Damaged, IcecoreError, LeaseHeld, ObjectExists, ObjectMissing, StorageFailed
 from icecore.storage import Buffer, StoredObject
-from icecore.storage.local import checked_name
+from icecore.storage.local import checked_name, checked_prefix
 
 T = TypeVar("T")
 
@@ -90,15 +90,20 @@ class MemoryStorage:
         return self._call("read", name, lambda: len(self._object(name)))
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        if prefix and not prefix.endswith("/"):
-            raise StorageFailed(doing="list", name=repr(prefix), reason="a prefix ends with /")
-        if prefix:
-            checked_name(prefix.rstrip("/"))
+        checked_prefix(prefix)
         names = self._call("list", prefix, lambda: sorted(n for n in self.objects if n.startswith(prefix)))
         for name in names:
             data = self.objects.get(name)
             if data is not None:
                 yield StoredObject(name, len(data))
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        def effect() -> Iterator[str]:
+            rests = [name[len(prefix) :] for name in self.objects if name.startswith(prefix)]
+            return iter(sorted({rest.partition("/")[0] for rest in rests if "/" in rest}))
+
+        checked_prefix(prefix)
+        return self._call("list", prefix, effect)
 
     def delete(self, name: str) -> None:
         def effect() -> None:
