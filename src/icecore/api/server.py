@@ -93,7 +93,8 @@ class Backend(Protocol):
     def find_key(self, access_key_id: str) -> AccessKey | None: ...
 
     def use_nonce(self, access_key_id: str, nonce: str, now: int) -> bool:
-        """Durably take ``nonce``; False if this key used it within the clock skew before (A2)."""
+        """Durably take ``nonce``; False if this key used it before (A2). It must be remembered for twice the clock
+        skew: a timestamp may lie 15 minutes ahead and is then good for 15 more."""
 
     def run(self, call: Call, caller: Caller) -> dict[str, Any]:
         """The operation's result in snake_case; raises ``IcecoreError``."""
