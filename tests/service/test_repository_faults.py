@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import pytest
 from small_repository import CLUSTER, KEY, Tree, back_up, everything, made
 
-from icecore.errors import BackupNotFound, Damaged, NotARepository, ObjectExists, StorageFailed
+from icecore.errors import BackupNotFound, Damaged, NotARepository, ObjectExists, StorageFailed, StorageFull
 from icecore.repository import Repository, collection
 from icecore.repository.layout import ClusterLayout
 from icecore.repository.reader import indexes
-from icecore.storage import StoredObject
+from icecore.storage import Buffer, StoredObject
 from icecore.storage.memory import MemoryStorage
 
 CHANCE = random.Random(4)
@@ -276,6 +276,31 @@ def test_R6_after_the_last_backup_all_space_comes_back() -> None:
         repo.find("2")
     back_up(repo, "4", FIRST)
     assert everything(repo) == {"4": FIRST}
+
+
+class Full(MemoryStorage):
+    full = False
+
+    def put(self, name: str, parts: Sequence[Buffer], *, durable: bool = True) -> None:
+        if self.full:
+            raise StorageFull(doing="write", name=name, reason="simulated")
+        super().put(name, parts, durable=durable)
+
+
+def test_a_full_storage_can_be_emptied() -> None:
+    storage = Full()
+    repo = made(storage)
+    back_up(repo, "1", FIRST)
+    back_up(repo, "2", {"third": CHANCE.randbytes(5000)})
+    storage.full = True
+    with pytest.raises(StorageFull):
+        back_up(repo, "3", SECOND)
+    repo.delete_backup(CLUSTER, "1")
+    assert repo.collect(CLUSTER).bytes_freed > 9000
+    storage.full = False
+    back_up(repo, "3", SECOND)
+    assert set(everything(repo)) == {"2", "3"}
+    assert repo.collect(CLUSTER).objects_removed == 0
 
 
 def test_R6_debris_of_a_first_backup_that_failed_is_collected() -> None:

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
-from icecore.errors import BackupNotFound, Damaged, NotARepository, ObjectMissing, Refused, Usage, WrongKey
+from icecore.errors import BackupNotFound, Damaged, NotARepository, ObjectMissing, Refused, StorageFull, Usage, WrongKey
 from icecore.model import BackupFacts
 from icecore.repository.blocks import DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, BlockCodec
 from icecore.repository.collection import Collected, collect
@@ -213,7 +214,9 @@ class Repository:
         with self.storage.lease(layout.lease) as lease:
             if not exists(self.storage, name):
                 return
-            put_once(self.storage, layout.gone(backup_id))
+            # On a full storage the mark gives way to what makes room; collection can do without it.
+            with suppress(StorageFull):
+                put_once(self.storage, layout.gone(backup_id))
             lease.confirm()
             self.storage.delete(name)  # R6: manifest first
 

@@ -42,11 +42,12 @@ class Collected:
 
 @dataclass
 class Plan:
-    """Names to remove, each with its size, in the order of removal."""
+    """Indexes and packs to remove, each with its size."""
 
     used: set[str] = field(default_factory=set)  # packs that stay
-    rewritten: list[str] = field(default_factory=list)  # those of old_indexes that also name such packs
     old_indexes: dict[str, int] = field(default_factory=dict)
+    rewritten: list[str] = field(default_factory=list)  # those of old_indexes that also name packs that stay
+    named_with_used: set[str] = field(default_factory=set)  # packs in those
     packs: dict[str, int] = field(default_factory=dict)
     dead_bytes_kept: int = 0
 
@@ -143,6 +144,7 @@ def make_plan(
             plan.old_indexes[name] = index_sizes.get(name, 0)
             if staying:
                 plan.rewritten.append(name)
+                plan.named_with_used.update(named)
     # 3 what cannot go
     in_used = np.isin(blocks.pack, used_numbers)
     plan.dead_bytes_kept = blocks.stored_bytes(in_used & ~marks)
@@ -150,19 +152,27 @@ def make_plan(
 
 
 def execute(plan: Plan, storage: Storage, keyring: Keyring, layout: ClusterLayout, lease: Lease) -> None:
-    """Remove what ``plan`` names. A crash at any point leaves only more to collect."""
-    # 1 indexes without the packs that go
-    lease.confirm()
+    """Remove what ``plan`` names. A crash at any point leaves only more to collect.
+
+    What needs no writing comes first, so that a full storage can be emptied.
+    """
+
+    def remove(names: Iterable[str]) -> None:
+        for name in names:
+            lease.confirm()
+            storage.delete(name)
+
+    # 1 indexes of nothing but packs that go
+    remove(name for name in plan.old_indexes if name not in plan.rewritten)  # R6: index
+    # 2 packs that nothing names any more
+    remove(name for name in plan.packs if name not in plan.named_with_used)  # R6: pack
+    # 3 for an index that also names packs that stay, one without the others; durable before the old one goes
     for name in plan.rewritten:
         tables = decode_index(storage.get(name), keyring, layout.cluster_id, name)
         staying = [table for table in tables if layout.pack(table.pack_id) in plan.used]
         digest, parts = encode_index(staying, keyring, layout.cluster_id)
+        lease.confirm()
         storage.put(layout.indexes + digest, parts)  # R3
-    # 2 the old indexes: from here on nothing names those packs
-    for name in plan.old_indexes:
-        lease.confirm()
-        storage.delete(name)  # R6: index
-    # 3 the packs
-    for name in plan.packs:
-        lease.confirm()
-        storage.delete(name)  # R6: pack
+        remove([name])
+    # 4 packs that only such an index named
+    remove(name for name in plan.packs if name in plan.named_with_used)
