@@ -121,9 +121,11 @@ def current_sdk(station: Station, **config: str) -> CurrentSdk:
 
 
 @contextmanager
-def node(station: Station, client: str) -> Iterator[Node]:
+def node(station: Station, client: str, **env: str) -> Iterator[Node]:
+    """``env``: more of its environment."""
     env = {
         **os.environ,
+        **env,
         "ENDPOINT": station.endpoint,
         "ACCESS_KEY_ID": station.access_key_id,
         "ACCESS_KEY_SECRET": station.access_key_secret,

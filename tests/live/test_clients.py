@@ -3,6 +3,7 @@ through to the end, lists, reads the refusal, deletes and makes another. The cur
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -18,6 +19,8 @@ import pytest
 from alibabacloud_polardb20170801 import models
 from alibabacloud_tea_openapi.exceptions import ClientException
 from clients import Current, Legacy, OfficialClient, Refusal, Wire, as_modelled, current_sdk, node
+from darabonba.exceptions import UnretryableException
+from darabonba.runtime import RuntimeOptions
 from station import Station, until
 
 from world import PostgresWorld, fingerprint, sql
@@ -143,6 +146,25 @@ def test_the_legacy_client_gets_the_format_it_asks_for(serving: Station, wanted:
         assert answer.startswith(b"<?xml") and b"<DescribeRegionsResponse>" in answer
     else:
         assert json.loads(answer)["Regions"]["Region"]
+
+
+def test_over_https_a_client_that_trusts_the_certificate_is_served_and_one_that_does_not_refuses(place: Path):
+    station = Station(place)
+    station.start("--tls-self-signed", "--no-worker")
+    try:
+        certificate = station.home / "keys" / "tls-cert.pem"
+        sdk, trusting = current_sdk(station), RuntimeOptions(ca=str(certificate))
+        request = models.DescribeRegionsRequest()
+        with pytest.raises(UnretryableException, match="CERTIFICATE_VERIFY_FAILED"):
+            sdk.describe_regions(request)
+        assert sdk.describe_regions_with_options(request, trusting).body.regions.region
+        assert asyncio.run(sdk.describe_regions_with_options_async(request, trusting)).body.regions.region
+        with node(station, "openapi-client", NODE_EXTRA_CA_CERTS=str(certificate)) as client:
+            assert client.call("DescribeRegions")["Regions"]["Region"]
+        with node(station, "openapi-client") as client, pytest.raises(Refusal, match="self-signed certificate"):
+            client.call("DescribeRegions")
+    finally:
+        station.kill()
 
 
 @pytest.mark.parametrize("version", ["v2", ""])
