@@ -13,6 +13,10 @@ import world
 world.announce_programs()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than a minute")
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory that a database server may use; servers left running in it are ended before it goes."""

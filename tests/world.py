@@ -71,6 +71,12 @@ def new_place() -> Path:
     return place
 
 
+def own(tree: Path) -> None:
+    """All of it belongs to the database user."""
+    for each in (tree, *tree.rglob("*")):
+        os.chown(each, *database_user()[1:], follow_symlinks=False)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -128,6 +134,9 @@ class PostgresWorld:
 
     def create(self) -> Self:
         """An empty cluster, not started."""
+        if not self.place.exists():
+            self.place.mkdir(mode=0o755)
+            os.chown(self.place, *database_user()[1:])
         checks = ["-k"] if self._checksums else (["--no-data-checksums"] if int(self.major) >= 18 else [])
         options = ["-U", self.user, "-A", "trust", "-E", "UTF8", "--locale=C", *checks, *self._initdb]
         run_as_database_user([self.bin / "initdb", "-N", "-D", self.data, *options])
@@ -151,8 +160,11 @@ class PostgresWorld:
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{key} = {value}\n" for key, value in settings.items())
 
-    def start(self) -> Self:
-        run_as_database_user([self.bin / "pg_ctl", "start", "-w", "-t", "60", "-D", self.data, "-l", self.log])
+    def start(self, *options: str) -> Self:
+        """``options``: for ``pg_ctl``, such as ``-o '-c config_file=…'``."""
+        run_as_database_user(
+            [self.bin / "pg_ctl", "start", "-w", "-t", "60", "-D", self.data, "-l", self.log, *options]
+        )
         return self
 
     def stop(self, mode: str = "fast") -> None:
@@ -190,15 +202,13 @@ class PostgresWorld:
         other = PostgresWorld(self.major, self.place, self._options, name=name)
         self.stop()
         shutil.copytree(self.data, other.data, symlinks=True, ignore=shutil.ignore_patterns("postmaster.*"))
-        for directory, names, files in os.walk(other.data):
-            for each in (directory, *(Path(directory, n) for n in (*names, *files))):
-                os.chown(each, self.data.stat().st_uid, self.data.stat().st_gid, follow_symlinks=False)
+        own(other.data)
         other.data.chmod(0o700)
         other.configure()
         with (other.data / "postgresql.conf").open("a") as conf:
             conf.write(f"primary_conninfo = 'host={self.sockets} port={self.port} user={self.user}'\n")
         (other.data / "standby.signal").touch()
-        os.chown(other.data / "standby.signal", self.data.stat().st_uid, self.data.stat().st_gid)
+        own(other.data)
         self.start()
         other.start()
         return other

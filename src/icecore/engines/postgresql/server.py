@@ -37,6 +37,7 @@ class PostgresServer:
         known = facts.engine_facts
         server = cls(facts, where)
         data = where.data_directory
+        server._programs()
         socket_path = where.socket_directory / f".s.PGSQL.{where.port}"
         if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES:
             raise TargetRefused(f"the socket's path {socket_path} is too long", "Use a directory with a shorter path.")
@@ -107,6 +108,9 @@ class PostgresServer:
             "huge_pages": "try",
             **place.standby_minimums(known),
         }
+        if int(known["major"]) >= 14:
+            # One call instead of an fsync for each file before recovery may begin.
+            settings["recovery_init_sync_method"] = "syncfs"
         if not self._has_key():
             settings["ssl"] = "off"
         for name in _PRELOADS:
@@ -191,6 +195,10 @@ class PostgresServer:
         while time.monotonic() < deadline:
             if not self.running() and time.monotonic() - started > 2:
                 raise EngineFailed(doing=doing, reason=f"it ended: {self._last_words()}")
+            if self._status() not in ("ready", "standby"):
+                # Knocking earlier would only fill its log with refusals.
+                time.sleep(_POLL_S)
+                continue
             try:
                 with connect_sql(self.dsn(), None) as connection:
                     ((recovering,),) = query(connection, doing, "SELECT pg_is_in_recovery()")
@@ -207,6 +215,13 @@ class PostgresServer:
                 reason = str(error.fields["reason"])
             time.sleep(_POLL_S)
         raise EngineFailed(doing=doing, reason=f"{reason} {self._last_words()}")
+
+    def _status(self) -> str:
+        """What the postmaster says of itself in the last line of its lock file."""
+        try:
+            return (self._place.data_directory / "postmaster.pid").read_text().splitlines()[7].strip()
+        except (OSError, IndexError):
+            return ""
 
     def _last_words(self) -> str:
         try:

@@ -29,6 +29,7 @@ _SHORT_HEADER = struct.Struct("<HHIQ")
 _LONG_HEADER_FLAG = 0x0002
 _EPOCH_2000_US = 946_684_800_000_000
 FEEDBACK_S = 5.0
+NO_DETAILS = "no error details available"  # psycopg's words for an empty message
 SETTLE_S = 10.0
 SCRATCH_SPARE_BYTES = 128 * 1024**2
 
@@ -127,22 +128,20 @@ class LogCapture:
         a standby a new slot starts at what was replayed, which lies after it. None on a primary: its backup begins
         with a checkpoint that is still to come.
         """
-        # 1. A slot that reserves the log at once, on a connection of its own.
+        # 1. The server's identity and, with them, the ancestors of its timeline: without their histories recovery
+        #    would not find its way past a promotion.
         self._replication = self._connect()
-        rows = self._replication.rows("identifying the server's log", "IDENTIFY_SYSTEM")
-        self.timeline = int(rows[0][1] or 0)
-        flushed = lsn_number((rows[0][2] or b"0/0").decode())
-        self._reserved = flushed
-        self._replication.rows(
-            "creating a replication slot", f'CREATE_REPLICATION_SLOT "{self.slot}" TEMPORARY PHYSICAL RESERVE_WAL'
-        )
-        # 2. The ancestors of this timeline; without them recovery would not find its way past a promotion.
+        self._identify()
         if self.timeline > 1:
             self._fetch_history()
-        # 3. Stream from the start of the segment that the backup's start can lie in. A restart point in this very
-        #    moment may have removed it: then the start lies later, too.
+        # 2. A slot that reserves the log at once, and the stream, from the start of the segment that the backup's start
+        #    can lie in. A standby's restart point in this very moment may have removed it: then the start lies later,
+        #    too. A walsender drops its temporary slot when a command fails, so both are done again.
         for attempt in range(3):
-            begin = min(earliest(), flushed) if earliest is not None else flushed
+            self._replication.rows(
+                "creating a replication slot", f'CREATE_REPLICATION_SLOT "{self.slot}" TEMPORARY PHYSICAL RESERVE_WAL'
+            )
+            begin = min(earliest(), self._reserved) if earliest is not None else self._reserved
             self.first = self.received = begin - begin % self._segment_bytes
             try:
                 self._begin_streaming()
@@ -150,10 +149,11 @@ class LogCapture:
             except EngineFailed:
                 if attempt == 2:
                     raise
-        # 4. Proven, not hoped for: an answer must have come over the stream.
+                self._identify()
+        # 3. Proven, not hoped for: an answer must have come over the stream.
         self._thread = threading.Thread(target=self._run, name="icecore-log-capture", daemon=True)
         self._thread.start()
-        self.wait_for(flushed, timeout_s, "starting the log capture")
+        self.wait_for(self._reserved, timeout_s, "starting the log capture")
 
     def wait_for(self, position: int, timeout_s: float, doing: str) -> None:
         """Return when the stream has spoken and all bytes before ``position`` are in ``scratch``."""
@@ -218,6 +218,12 @@ class LogCapture:
             self._file = -1
 
     # ------------------------------------------------------------ the stream
+
+    def _identify(self) -> None:
+        assert self._replication is not None
+        ((_, timeline, position, _),) = self._replication.rows("identifying the server's log", "IDENTIFY_SYSTEM")
+        self.timeline = int(timeline or 0)
+        self._reserved = lsn_number((position or b"0/0").decode())
 
     def _fetch_history(self) -> None:
         assert self._replication is not None
@@ -290,10 +296,10 @@ class LogCapture:
     def _ended(self) -> str:
         assert self._replication is not None
         result = self._replication.pgconn.get_result()
-        reason = self._replication.reason(result)
-        if result is not None and not result.get_error_message():
+        message = result.get_error_message() if result is not None else ""
+        if not message.strip() or message == NO_DETAILS:
             return "the server ended this timeline (it was promoted, or follows another server)"
-        return reason
+        return " ".join(message.split())
 
     def _feedback(self, pgconn: object) -> None:
         # A position before the slot's would move the slot back, to log that the next checkpoint removes: the server

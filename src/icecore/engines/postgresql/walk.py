@@ -155,6 +155,8 @@ class Walk:
             if relative in ("", "base", "global"):
                 raise EngineFailed(doing="listing the data directory", reason=f"{source} is gone") from None
             return  # a database or tablespace was dropped
+        if relative == "" and not {"base", "global"} <= set(names):
+            raise EngineFailed(doing="listing the data directory", reason=f"{source} has no base or no global")
         if (status.st_dev, status.st_ino) in above:
             self.warnings.append(f"{relative}: a link leads back to a directory above it; left out")
             return
