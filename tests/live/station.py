@@ -26,7 +26,11 @@ ENDED = ("succeeded", "failed", "cancelled")
 class Station:
     """``with Station(place) as station``: initialised and serving; ended and removed with its restored servers."""
 
-    def __init__(self, place: Path, name: str = "home", *, init: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, place: Path, name: str = "home", *, init: tuple[str, ...] = (), user: tuple[int, int] | None = None
+    ) -> None:
+        """``user``: uid and gid that run Icecore, if not ourselves."""
+        self._user: dict[str, Any] = {"user": user[0], "group": user[1], "extra_groups": []} if user else {}
         self.home = place / name
         self.log = place / f"{name}.log"
         self.endpoint = ""
@@ -46,6 +50,7 @@ class Station:
             timeout=180,
             check=False,
             env={**os.environ, **(env or {})},
+            **self._user,
         )
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -65,6 +70,7 @@ class Station:
                 stderr=log,
                 text=True,
                 env={**os.environ, **(env or {})},
+                **self._user,
             )
 
     @property

@@ -206,6 +206,31 @@ def test_restored_servers_come_back_after_a_reboot_and_go_when_deleted(station: 
     assert fingerprint(source.dsn())  # the source is not touched
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_run_as_the_databases_own_user(place: Path, source: PostgresWorld):
+    """The recommended way: Icecore is no more than the server is. Nothing in the home can be read by others."""
+    _, uid, gid = world.database_user()
+    with Station(place, user=(uid, gid)) as station:
+        cluster_id = station.add(source)
+        backup = station.backup(cluster_id)
+        _, dsn = station.restore(cluster_id, backup["backup_id"])
+        assert fingerprint(dsn) == fingerprint(source.dsn())
+        readable = [
+            path
+            for path in station.home.rglob("*")
+            if not path.is_symlink()
+            and path.is_file()
+            and path.stat().st_mode & 0o044
+            and _open_to_all(path, station.home)
+        ]
+        assert readable == [station.home / "icecore.toml"]  # settings, no secret among them
+
+
+def _open_to_all(path: Path, top: Path) -> bool:
+    """Whether somebody else can walk to it; its own mode aside."""
+    return all(parent.stat().st_mode & 0o001 for parent in path.parents if parent.is_relative_to(top))
+
+
 def test_deleting_backups_gives_their_space_back(station: Station, source: PostgresWorld):
     cluster_id = station.add(source)
     first = station.backup(cluster_id)
@@ -237,6 +262,7 @@ def test_offline_restore_needs_the_package_the_repository_and_the_key(place: Pat
     station.home.rename(place / "lost")
     out = place / "out"
     bare = Station.__new__(Station)
+    bare._user = {}
     bare.home, bare.log = place / "nothing", place / "bare.log"
     bare.icecore(
         "restore", "--repo", str(repository), "--key-file", str(place / "exported.key"),

@@ -8,6 +8,7 @@ which an answer is due.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,11 @@ SCHEMA_HEAD = "0001"  # the newest revision in migrations/versions
 
 def make_engine(url: str, *, synchronous: str) -> sa.Engine:
     """``synchronous``: FULL makes a commit survive a power cut, NORMAL a crash of the process only."""
+    path = sa.make_url(url).database
+    if path and not Path(path).exists():
+        # others may pass through the home; SQLite gives its -wal and -shm files the mode of this one
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     engine = sa.create_engine(
         url,
         connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
