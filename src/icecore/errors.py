@@ -280,6 +280,13 @@ class MalformedClusterOnDelete(InvalidParameter):
     status = 404  # DeleteDBCluster documents 404 for the code that is 400 elsewhere
 
 
+class WrongMajorVersion(CallerError):
+    """The specified parameter DBVersion is not valid."""
+
+    code = "InvalidDBVersion.Malformed"
+    hint = "A backup is restored to its own major version: `icecore show BACKUP` names it."
+
+
 class RetentionPolicyMalformed(CallerError):
     """The specified BackupRetentionPolicyOnClusterDeletion is invalid."""
 

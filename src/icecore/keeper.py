@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 TICK_S = 0.5
 LOOK_EVERY_S = 5.0
+LOOK_AGAIN_S = 1.0
+FAILURES_THAT_COUNT = 2
 RESTART_TIMEOUT_S = 300.0
 LOOKERS = 4
 
@@ -31,6 +33,7 @@ class Keeper:
     def __init__(self, config: Config, catalog: Catalog, stopping: threading.Event) -> None:
         self._config, self._catalog, self._stopping = config, catalog, stopping
         self._looked_at: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
 
     def run(self) -> None:
         """Look until told to stop; waits while another process of this home is the keeper."""
@@ -65,14 +68,23 @@ class Keeper:
                 self._bring_up(row)
             engine = parts.engine(self._config, row.id, row.name, row.engine, row.dsn)
             facts = observations(engine.probe())
-            if row.origin == "registered":
-                facts["host"], facts["port"] = parts.address(row.dsn)
-            clusters.observed(self._catalog, row.id, running=True, facts=facts)
-        except errors.IcecoreError as error:
-            clusters.observed(self._catalog, row.id, running=False, reason=error.message)
         except Exception as error:
-            log.exception("looking at a cluster failed", cluster=row.id)
-            clusters.observed(self._catalog, row.id, running=False, reason=str(error))
+            if not isinstance(error, errors.IcecoreError):
+                log.exception("looking at a cluster failed", cluster=row.id)
+            self._failed(row, str(error))
+            return
+        self._failures.pop(row.id, None)
+        if row.origin == "registered":
+            facts["host"], facts["port"] = parts.address(row.dsn)
+        clusters.observed(self._catalog, row.id, running=True, facts=facts)
+
+    def _failed(self, row: Any, reason: str) -> None:
+        """One failed look may be a connection too many; the second in a row, a moment later, is the cluster's state."""
+        self._failures[row.id] = self._failures.get(row.id, 0) + 1
+        if self._failures[row.id] >= FAILURES_THAT_COUNT:
+            clusters.observed(self._catalog, row.id, running=False, reason=reason)
+        else:
+            self._looked_at[row.id] = time.monotonic() - LOOK_EVERY_S + LOOK_AGAIN_S
 
     def _bring_up(self, row: Any) -> None:
         server = tasks.restored_server(self._config, row.id)

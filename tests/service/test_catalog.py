@@ -218,7 +218,7 @@ def test_restore_is_accepted_only_from_a_finished_backup(desk):
     with pytest.raises(errors.BackupNotFound):
         desk.call("CreateDBCluster", **base, CloneDataPoint=made)
     finish(desk, made)
-    with pytest.raises(errors.InvalidParameter):
+    with pytest.raises(errors.WrongMajorVersion):
         desk.call("CreateDBCluster", **(base | {"DBVersion": "16"}))
     with pytest.raises(errors.CreationOptionDenied):
         desk.call("CreateDBCluster", **(base | {"CreationOption": "Normal"}))

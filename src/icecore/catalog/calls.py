@@ -31,7 +31,7 @@ call = sa.Table(
     sa.Column("request_id", sa.Text, nullable=False, index=True),
     sa.Column("action", sa.Text, nullable=False),
     sa.Column("access_key_id", sa.Text, nullable=False),
-    sa.Column("code", sa.Text, nullable=False),  # "" for success
+    sa.Column("code", sa.Text, nullable=False),  # "OK", or the error's
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("called_at", sa.BigInteger, nullable=False),
     sa.Column("took_ms", sa.Integer, nullable=False),

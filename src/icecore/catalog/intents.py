@@ -110,7 +110,7 @@ def accept_restore(
 ) -> str:
     """Accept a new cluster made from a backup (``point``: its id, or LATEST); gives the new cluster's id.
 
-    Errors: TokenMismatch, ClusterNotFound, BackupNotFound, InvalidParameter (DBVersion), Refused (name taken).
+    Errors: TokenMismatch, ClusterNotFound, BackupNotFound, WrongMajorVersion, Refused (name taken).
     """
     with catalog.write() as tx:
         wanted = digest(request)
@@ -121,7 +121,7 @@ def accept_restore(
         backup = _backup_to_restore(tx, source_cluster_id, point)
         facts = json.loads(backup.facts)
         if major != str(facts["engine_version"]).split(".", maxsplit=1)[0]:
-            raise errors.InvalidParameter(parameter="DBVersion")
+            raise errors.WrongMajorVersion()
         cluster_id = new_cluster_id(tx)
         _remember(tx, "CreateDBCluster", token, wanted, cluster_id)
         add_cluster(

@@ -107,12 +107,12 @@ class Repository:
         try:
             facts = read_line(stored, REPOSITORY)
         except Damaged as error:
-            raise NotARepository(place="this place", reason=str(error)) from error
+            raise NotARepository(place=storage, reason=str(error)) from error
         if facts.get("format") != FORMAT:
-            raise NotARepository(place="this place", reason="the object `repository` is something else")
+            raise NotARepository(place=storage, reason="the object `repository` is something else")
         if facts.get("version") != VERSION:
             reason = f"its format version is {facts.get('version')}, and this program knows {VERSION}"
-            raise NotARepository(place="this place", reason=reason)
+            raise NotARepository(place=storage, reason=reason)
         repo_id, block_bytes, encrypted = facts.get("id"), facts.get("block_bytes"), facts.get("encrypted")
         if (
             type(repo_id) is not str
@@ -122,7 +122,7 @@ class Repository:
             or not MIN_BLOCK_BYTES <= block_bytes <= MAX_BLOCK_BYTES
             or type(encrypted) is not bool
         ):
-            raise NotARepository(place="this place", reason="the object `repository` is malformed")
+            raise NotARepository(place=storage, reason="the object `repository` is malformed")
         # 2 its key; one that was closed with a key and now claims to need none was exchanged
         if encrypted and secret is None:
             raise WrongKey(reason="it is encrypted and no key was given")
@@ -249,7 +249,7 @@ def _small(storage: Storage, name: str) -> bytes:
     try:
         size_bytes = storage.size_bytes(name)
         if size_bytes > SMALL_OBJECT_LIMIT_BYTES:
-            raise NotARepository(place="this place", reason=f"the object `{name}` is too large")
+            raise NotARepository(place=storage, reason=f"the object `{name}` is too large")
         return storage.get(name)
     except ObjectMissing as error:
-        raise NotARepository(place="this place", reason=f"it holds no object `{name}`") from error
+        raise NotARepository(place=storage, reason=f"it holds no object `{name}`") from error

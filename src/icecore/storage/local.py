@@ -85,6 +85,9 @@ class LocalStorage:
             self._open_root()
             self._sweep_temporary()
 
+    def __str__(self) -> str:
+        return str(self.root)
+
     # ------------------------------------------------------------ writing
 
     def put(self, name: str, parts: Sequence[Buffer], *, durable: bool = True) -> None:

@@ -44,6 +44,9 @@ class MemoryStorage:
         self._held: dict[str, int] = {}
         self._lock = threading.RLock()
 
+    def __str__(self) -> str:
+        return "memory"
+
     def after_crash(self, survives: Callable[[str, bytes], bytes | None] = lambda name, data: None) -> MemoryStorage:
         """A working storage with what a power cut would leave; leases are free, epochs are kept.
 

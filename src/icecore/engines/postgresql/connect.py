@@ -47,6 +47,21 @@ def conninfo(dsn: str, password: str | None, **more: Any) -> str:
     return make_conninfo(dsn, **settings)
 
 
+def pinned(connection: psycopg.Connection[Any], dsn: str) -> str:
+    """The DSN for further connections to the very server that ``connection`` reached: one with several hosts could
+    lead to a primary now and to its standby a moment later."""
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    given = conninfo_to_dict(dsn)
+    if "," not in f"{given.get('host', '')}{given.get('hostaddr', '')}{given.get('port', '')}":
+        return dsn
+    info = connection.info
+    exact: dict[str, Any] = {"host": info.host, "port": str(info.port)}
+    if given.get("hostaddr"):
+        exact["hostaddr"] = info.hostaddr
+    return make_conninfo(dsn, **exact)
+
+
 def connect_sql(dsn: str, password: str | None) -> psycopg.Connection[Any]:
     """An autocommit session without timeouts."""
     import psycopg

@@ -37,13 +37,41 @@ def write_configuration(data: Path, configuration: Mapping[str, Any], unwanted: 
         known = configuration.get(kind) or {}
         text = known.get("text")
         if text is None:
-            text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else None
-        if text is None:
-            # Nothing is known: nobody gets in but through the private socket, and PostgreSQL's defaults hold.
-            text = "# not in the backup\n"
+            text, missing = conffile.flattened(str(path), _reader_below(data), _lister_below(data))
+            if str(path) in missing:
+                # Nothing is known: nobody gets in but through the private socket, and PostgreSQL's defaults hold.
+                text = "# not in the backup\n"
         if kind == "config_file":
             text = conffile.without(text, unwanted)
         write(path, text)
+
+
+def _reader_below(data: Path) -> Callable[[str], str | None]:
+    """Reads restored files only: an include that leads out of the directory leads to the source's machine."""
+
+    def read(path: str) -> str | None:
+        if not _below(path, data):
+            return None
+        try:
+            return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return None
+
+    return read
+
+
+def _lister_below(data: Path) -> Callable[[str], list[str]]:
+    def names_in(path: str) -> list[str]:
+        try:
+            return [entry.name for entry in Path(path).iterdir()] if _below(path, data) else []
+        except OSError:
+            return []
+
+    return names_in
+
+
+def _below(path: str, data: Path) -> bool:
+    return os.path.realpath(path).startswith(os.path.realpath(data) + "/")
 
 
 def standby_minimums(known: Mapping[str, Any]) -> dict[str, str]:

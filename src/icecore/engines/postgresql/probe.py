@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from icecore.engines import Finding, Probe
-from icecore.engines.postgresql.connect import ReplicationConnection, query
+from icecore.engines.postgresql.connect import ReplicationConnection, pinned, query
 from icecore.engines.postgresql.source import SUPPORTED_MAJORS, Location, Source, locate, read_source
 from icecore.errors import EngineFailed, EngineUnreachable
 
@@ -59,7 +59,7 @@ def examine(connection: psycopg.Connection[Any], dsn: str, password: str | None)
         may_start=bool(may_start),
         may_stop=bool(may_stop),
         reads_settings=bool(reads_settings),
-        replication_error=_replication_error(dsn, password, source),
+        replication_error=_replication_error(pinned(connection, dsn), password, source),
         senders_in_use=int(senders),
         slots_in_use=int(slots),
         primary_page_writes=_primary_page_writes(connection, source),

@@ -74,6 +74,11 @@ class PostgresRestore:
         # 3. It fits, file system by file system.
         _refuse_without_space(facts, target)
 
+    def check_server(self, facts: BackupFacts) -> None:
+        """Raise ``TargetRefused`` when no server of this backup's major could be started here. For callers that will
+        start one; a restore into a directory does not need it."""
+        binaries.find(str(facts.engine_facts["major"]), facts.engine_facts)
+
     def last_paths(self) -> frozenset[str]:
         return frozenset((CONTROL_PATH,))
 

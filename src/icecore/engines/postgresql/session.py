@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from icecore.engines import SourceFile
 from icecore.engines.postgresql import configuration, facts
-from icecore.engines.postgresql.connect import ReplicationConnection, connect_sql, query
+from icecore.engines.postgresql.connect import ReplicationConnection, connect_sql, pinned, query
 from icecore.engines.postgresql.control import CONTROL_PATH, ControlFile, lsn_number, lsn_text, parse, read_control
 from icecore.engines.postgresql.files import LocalFile, PageCheck, PageFaults
 from icecore.engines.postgresql.memory import MemoryFile, NoContent, SegmentFile
@@ -162,6 +162,7 @@ class Guard:
     def _open(self) -> None:
         """Connection, the server's account of itself, and a log capture that is proven to run."""
         self._sql = connect_sql(self._dsn, self._password)
+        self._dsn = pinned(self._sql, self._dsn)
         self._source = read_source(self._sql)
         self._configuration, notes = configuration.collect(self._sql, self._source, self._local)
         self._warnings += notes
