@@ -26,6 +26,15 @@ class TestContract(StorageContract):
     pass
 
 
+class TestContractWithoutHardLinks(StorageContract):
+    @pytest.fixture(autouse=True)
+    def no_links(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refused(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(os, "link", refused)
+
+
 def test_another_instance_sees_the_same(storage: LocalStorage) -> None:
     storage.put("a/b", [b"x"])
     assert LocalStorage(storage.root).get("a/b") == b"x"

@@ -25,6 +25,7 @@ from icecore.storage import Buffer, StoredObject, valid_segment
 STALE_TEMPORARY_S = 86_400  # no single put takes a day; what is older was left by a crash
 RESERVED = frozenset({"tmp", "leases"})
 EPOCH_DIGITS = 20  # fixed width: an epoch is overwritten in place and never longer than a disk sector
+AT_FDCWD, RENAME_NOREPLACE = -100, 1  # linux/fcntl.h, linux/fs.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,6 +73,20 @@ def _write_all(fd: int, parts: Sequence[Buffer]) -> None:
             rest = rest[os.write(fd, rest) :]
 
 
+def _give_name(temporary: Path, target: Path) -> None:
+    """``FileExistsError`` if ``target`` is there. ``temporary`` may or may not be left."""
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # No hard links here (FAT, some network and FUSE file systems).
+        names = os.fsencode(temporary), os.fsencode(target)
+        if _libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_NOREPLACE) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code)) from error
+
+
 class LocalStorage:
     """``Storage`` below ``root``, which is made by the first write."""
 
@@ -98,11 +113,11 @@ class LocalStorage:
             temporary = self._write_temporary(parts, durable=durable)
             try:
                 # 2 the name appears whole or not at all, and never over another object
-                os.link(temporary, target)  # R1
+                _give_name(temporary, target)  # R1
             except FileExistsError as error:
                 raise ObjectExists(name=name) from error
             finally:
-                temporary.unlink()
+                temporary.unlink(missing_ok=True)
             # 3 the name is durable
             if durable:
                 _fsync_directory(target.parent)
