@@ -39,6 +39,26 @@ def test_nobody_answers(place: Path, tmp_path: Path) -> None:
         engine.start("no", tmp_path)
 
 
+def test_a_dsn_may_be_a_uri_or_name_several_hosts(place: Path, tmp_path: Path) -> None:
+    """Every connection of a backup goes to the server that the first one reached."""
+    with PostgresWorld("15", place) as server:
+        server.sql("CREATE ROLE secretive LOGIN SUPERUSER PASSWORD 'p@ss /word'")
+        rules = (server.data / "pg_hba.conf").read_text()
+        (server.data / "pg_hba.conf").write_text("host all,replication secretive 127.0.0.1/32 scram-sha-256\n" + rules)
+        server.sql("SELECT pg_reload_conf()")
+        dead = world.free_port()
+        for dsn in (
+            f"postgresql://secretive@127.0.0.1:{server.port}/postgres",
+            f"host=127.0.0.1,127.0.0.1 port={dead},{server.port} user=secretive dbname=postgres",
+        ):
+            with PostgresEngine(dsn, "p@ss /word", name="uri").start("uri", tmp_path) as session:
+                list(session.files())
+                list(session.closing_files())
+                session.stop()
+            with pytest.raises(EngineUnreachable):
+                PostgresEngine(dsn, "wrong", name="uri").probe()
+
+
 def test_a_minimal_log(place: Path, tmp_path: Path) -> None:
     with PostgresWorld("15", place, {"wal_level": "minimal", "max_wal_senders": "0"}) as server:
         refused(PostgresEngine(server.dsn(), None, name="minimal"), tmp_path, "wal_level is minimal")
@@ -168,7 +188,10 @@ def test_no_programs_of_the_major(place: Path, monkeypatch: pytest.MonkeyPatch) 
         copy = world.copy_session(PostgresEngine(server.dsn(), None, name="t"), PostgresRestore(), place)
         facts = replace(copy.facts, engine_facts={**copy.facts.engine_facts, "major": "11", "binaries_directory": ""})
         with pytest.raises(TargetRefused, match="no programs of PostgreSQL 11") as caught:
+            PostgresRestore().check_server(facts)
+        with pytest.raises(TargetRefused, match="no programs of PostgreSQL 11"):
             PostgresRestore().server(facts, world.server_place(place))
+        PostgresRestore().check_server(copy.facts)
         assert "ICECORE_PG_BIN_11" in caught.value.advice()
         long = replace(world.server_place(place), socket_directory=place / ("s" * 100))
         with pytest.raises(TargetRefused, match="too long"):
