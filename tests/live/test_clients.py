@@ -138,6 +138,35 @@ def test_a_client_that_sends_a_form_in_chunks_is_understood(serving: Station, so
     assert [each["backup_id"] for each in serving.backups(cluster_id)] == [made["BackupJobId"]]
 
 
+def test_what_is_told_of_clusters_is_as_the_models_say(serving: Station, source: PostgresWorld):
+    """Read with the legacy client, which keeps the answer as it came; the current SDK's models judge it."""
+    cluster_id = serving.add(source, "described")
+    client, one = Legacy(serving), {"DBClusterId": cluster_id}
+    listed = as_modelled("DescribeDBClusters", client.call("DescribeDBClusters", PageSize="100"))
+    (shown,) = [each for each in listed["Items"]["DBCluster"] if each["DBClusterId"] == cluster_id]
+    attribute = as_modelled("DescribeDBClusterAttribute", client.call("DescribeDBClusterAttribute", **one))
+    for each in (shown, attribute):
+        assert (each["DBClusterDescription"], each["DBClusterStatus"]) == ("described", "Running")
+        assert (each["DBType"], each["DBVersion"]) == ("PostgreSQL", "15")
+    endpoints = as_modelled("DescribeDBClusterEndpoints", client.call("DescribeDBClusterEndpoints", **one))
+    (address,) = endpoints["Items"][0]["AddressItems"]
+    assert address["Port"] == str(source.port)
+    as_modelled("DescribeRegions", client.call("DescribeRegions"))
+    assert as_modelled("DescribeBackupTasks", client.call("DescribeBackupTasks", **one))["Items"]["BackupJob"] == []
+    assert _list(client, cluster_id) == []
+
+    # each operation has its own words for a cluster that does not exist
+    unknown = {"DBClusterId": "pc-000000000000"}
+    for action, status, code in (
+        ("CreateBackup", 404, "InvalidDBClusterId.NotFound"),
+        ("DescribeBackupTasks", 400, "InvalidDBClusterId.NotFound"),
+        ("DeleteDBCluster", 404, "InvalidDBCluster.NotFound"),
+    ):
+        with pytest.raises(Refusal) as refused:
+            client.call(action, **unknown)
+        assert (refused.value.code, refused.value.data["statusCode"]) == (code, status), action
+
+
 @pytest.mark.parametrize("wanted", ["", "JSON", "XML"])
 def test_the_legacy_client_gets_the_format_it_asks_for(serving: Station, wanted: str):
     """Its raw call sends ``Format=None`` when it was told nothing; the one that raises errors always asks for JSON."""
