@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from icecore import errors
+from icecore import __version__, errors
 from icecore.api.contract import Call
 from icecore.api.operations import Context, Result
 from icecore.catalog import clusters, intents, queries
@@ -133,6 +133,6 @@ def _backup(row: sa.Row[Any]) -> Result:
 def _recipe(backup_id: str, repository: Result) -> list[str]:
     key = "--key-file repository.key " if repository["encrypted"] else ""
     return [
-        "pip install icecore",
+        f"pip install icecore=={__version__}",
         f"icecore restore --repo {repository['location']} {key}{backup_id} --to /path/to/new/data",
     ]
