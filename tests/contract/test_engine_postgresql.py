@@ -12,10 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from engine import EngineContract
+from engine import EngineContract, drain
 
 import world
 from icecore.engines.postgresql import PostgresEngine, PostgresRestore
+from icecore.model import FileKind
 from world import PostgresWorld
 
 
@@ -71,3 +72,25 @@ class TestStream(EngineContract):
     @pytest.fixture
     def engine(self, server: Server) -> PostgresEngine:
         return PostgresEngine(server.tcp_dsn(), None, name="contract", stream=True)
+
+
+def test_both_routes_give_the_same_names_and_kinds(server: Server, tmp_path: Path) -> None:
+    server.sql("CHECKPOINT")
+    found = []
+    for stream in (False, True):
+        engine = PostgresEngine(server.dsn(), None, name="contract", stream=stream)
+        with engine.start("icecore contract", tmp_path) as session:
+            metas = []
+            for source in session.files():
+                metas.append(source.meta)
+                drain(source)
+            for source in session.closing_files():
+                metas.append(source.meta)
+            session.stop()
+            metas += [source.meta for source in session.tail_files() if not source.meta.path.startswith("pg_wal/")]
+            facts = session.facts()
+        # Statistics and time stamps go on between the two.
+        names = {(meta.path, meta.kind, meta.mode, meta.target) for meta in metas if meta.kind is not FileKind.SYMLINK}
+        links = {(meta.path, meta.target) for meta in metas if meta.kind is FileKind.SYMLINK}
+        found.append((names, links, facts["tablespaces"], facts["exclusions"]))
+    assert found[0] == found[1]
