@@ -142,6 +142,11 @@ def test_a_hole_is_found_and_a_switched_segment_is_not_one() -> None:
     content = segment()
     content[8192 * 5 :] = bytes(SEGMENT - 8192 * 5)  # after a switch the rest may be zero
     check(content)
+    with pytest.raises(Damaged, match="page 5"):
+        check(content, stop=SEGMENT + 8192 * 6)  # the end lies behind the hole
+    content[8192 * 20] = 1
+    with pytest.raises(Damaged, match="page 5"):
+        check(content)  # a hole, not an end
     content = segment()
     struct.pack_into("<Q", content, 8192 * 9 + 8, 12345)
     with pytest.raises(Damaged, match="page 9"):

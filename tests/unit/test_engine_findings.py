@@ -116,6 +116,7 @@ def data(tmp_path: Path) -> Path:
     (tmp_path / "global").mkdir()
     (tmp_path / "base/1").mkdir(parents=True)
     (tmp_path / "global/pg_control").write_bytes(control())
+    (tmp_path / "pg_tblspc/16384/PG_15_202209061/5").mkdir(parents=True)
     (tmp_path / "postmaster.pid").write_text(f"999999999\n{tmp_path}\n1795537000\n5432\n")
     return tmp_path
 
@@ -139,6 +140,12 @@ def test_its_own_directory(data: Path) -> None:
 def test_another_servers_directory(data: Path, difference: dict[str, object], word: str) -> None:
     found = locate(at(data, **difference))
     assert found.foreign and not found.local and word in found.reason
+
+
+def test_a_tablespace_out_of_sight_means_streaming(data: Path) -> None:
+    (data / "pg_tblspc/16384").rename(data / "hidden")
+    found = locate(at(data))
+    assert not found.local and not found.foreign and "tablespace side" in found.reason
 
 
 def test_another_process_of_that_number(data: Path) -> None:

@@ -106,6 +106,21 @@ def test_tablespaces_are_links_with_their_own_version_only(data: Path, tmp_path:
     assert subject.tablespace_bytes == {"16400": 7}
 
 
+def test_a_tablespace_that_is_not_mounted_here_is_no_empty_one(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (data / "pg_tblspc/16400").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngineFailed, match="cannot be seen here"):
+        list(walk(data).entries())
+
+
+def test_a_part_of_the_data_that_is_not_mounted_here_is_an_error(data: Path, tmp_path: Path) -> None:
+    (data / "pg_xact/0000").unlink()
+    (data / "pg_xact").rmdir()
+    (data / "pg_xact").symlink_to(tmp_path / "absent")
+    with pytest.raises(EngineFailed, match="pg_xact"):
+        list(walk(data).entries())
+
+
 def test_a_tablespace_inside_the_data_directory_is_copied_once(data: Path) -> None:
     inside = data / "spaces" / "one"
     (inside / VERSION / "5").mkdir(parents=True)

@@ -24,7 +24,7 @@ from icecore.engines.postgresql.memory import MemoryFile, NoContent, SegmentFile
 from icecore.engines.postgresql.source import Source, read_source, require
 from icecore.engines.postgresql.wal import LogCapture, check_segment, segment_positions
 from icecore.engines.postgresql.walk import Walk
-from icecore.errors import EngineFailed
+from icecore.errors import Damaged, EngineFailed
 from icecore.model import Boundary, FileKind, FileMeta
 
 if TYPE_CHECKING:
@@ -114,16 +114,19 @@ class Guard:
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
                 memoryview(mapped) as view,
             ):
-                check_segment(
-                    view,
-                    position=position,
-                    stop=lsn_number(self.boundary.stop_position),
-                    major=source.major,
-                    timeline=self.capture.timeline,
-                    system_identifier=source.system_identifier,
-                    segment_bytes=source.segment_bytes,
-                    page_bytes=int(source.settings["wal_block_size"]),
-                )
+                try:
+                    check_segment(
+                        view,
+                        position=position,
+                        stop=lsn_number(self.boundary.stop_position),
+                        major=source.major,
+                        timeline=self.capture.timeline,
+                        system_identifier=source.system_identifier,
+                        segment_bytes=source.segment_bytes,
+                        page_bytes=int(source.settings["wal_block_size"]),
+                    )
+                except Damaged as error:  # of the server's doing, not the repository's: another attempt may do better
+                    raise EngineFailed(doing="checking the captured log", reason=error.message) from error
             meta = FileMeta(f"pg_wal/{path.name}", FileKind.FILE, 0o600, self.boundary.stopped_at, source.segment_bytes)
             yield SegmentFile(meta, path)
         for name, content in sorted(self.capture.history.items()):
@@ -363,8 +366,8 @@ class LocalSession(Guard):
     def _read_control(self) -> ControlFile:
         try:
             self._control = read_control(Path(self.source.data_directory))
-        except OSError as error:
-            raise EngineFailed(doing=f"reading {CONTROL_PATH}", reason=str(error.strerror)) from error
+        except (OSError, Damaged) as error:
+            raise EngineFailed(doing=f"reading {CONTROL_PATH}", reason=str(error)) from error
         return parse(self._control)
 
     def _stop_on_server(self) -> int:

@@ -161,7 +161,7 @@ class Location:
     """Where the data directory is, seen from here."""
 
     local: bool
-    reason: str = ""  # why not local
+    reason: str = ""  # why not local: the backup is streamed then
     foreign: bool = False  # readable here, but it is not this server's
 
 
@@ -187,6 +187,12 @@ def locate(source: Source) -> Location:
     difference = _difference(source, directory, control, lock)
     if difference:
         return Location(False, f"{directory} is another server's: {difference}", foreign=True)
+    for space in source.tablespaces:
+        own = directory / "pg_tblspc" / str(space.oid) / source.version_directory
+        try:
+            list(own.iterdir())
+        except OSError as error:
+            return Location(False, f"tablespace {space.name} cannot be read here: {own}: {error.strerror}")
     return Location(True)
 
 

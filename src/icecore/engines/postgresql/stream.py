@@ -29,7 +29,7 @@ from icecore.engines.postgresql.session import LOG_TIMEOUT_S, Guard
 from icecore.engines.postgresql.source import require
 from icecore.engines.postgresql.tarstream import Archive, ByteStream, Member, cut_short
 from icecore.engines.postgresql.walk import Relation, holds_relations, left_out, relation_of
-from icecore.errors import EngineFailed
+from icecore.errors import Damaged, EngineFailed
 from icecore.model import Boundary, FileKind, FileMeta
 
 SAMPLE_S = 0.5
@@ -78,7 +78,10 @@ class StreamSession(Guard):
                 # 1. What must come last, or is asked for after the end, is kept until then.
                 if path == CONTROL_PATH:
                     content = _whole(archive, member)
-                    parse(content)
+                    try:
+                        parse(content)
+                    except Damaged as error:  # a torn read on the server's side; it has one try only
+                        raise EngineFailed(doing=f"receiving {path}", reason=error.message) from error
                     self._control = MemoryFile(path, content, member.mtime_s, member.mode)
                     return
                 if path in _IN_MEMORY:

@@ -60,7 +60,7 @@ def check_segment(
 ) -> None:
     """``Damaged`` unless this is that segment of that server, whole and contiguous up to ``stop``.
 
-    Pages after a segment switch may be all zero; a page before ``stop`` with a foreign header may not.
+    After a segment switch the rest of a segment may be zero; a hole before ``stop`` may not be, nor a foreign page.
     """
     name = segment_name(position, timeline, segment_bytes)
     view = memoryview(content)
@@ -77,8 +77,8 @@ def check_segment(
         raise Damaged(name=name, reason=f"it says segments of {stored_bytes} and pages of {stored_page} bytes")
     for offset in range(page_bytes, min(segment_bytes, max(stop - position, 0)), page_bytes):
         magic, _, page_timeline, address = _SHORT_HEADER.unpack_from(view, offset)
-        if magic == 0 and address == 0 and not any(view[offset : offset + page_bytes]):
-            continue
+        if magic == 0 and stop >= position + segment_bytes and bytes(view[offset:]).count(0) == segment_bytes - offset:
+            return
         if magic != PAGE_MAGIC[major] or address != position + offset or page_timeline > timeline:
             raise Damaged(name=name, reason=f"page {offset // page_bytes} says {lsn_text(address)}")
 

@@ -155,6 +155,8 @@ class Walk:
             if relative in ("", "base", "global"):
                 raise EngineFailed(doing="listing the data directory", reason=f"{source} is gone") from None
             return  # a database or tablespace was dropped
+        except OSError as error:
+            raise EngineFailed(doing=f"listing {source}", reason=str(error.strerror)) from error
         if relative == "" and not {"base", "global"} <= set(names):
             raise EngineFailed(doing="listing the data directory", reason=f"{source} has no base or no global")
         if (status.st_dev, status.st_ino) in above:
@@ -204,9 +206,15 @@ class Walk:
                     return
                 status = source.stat()
         except FileNotFoundError:
-            if path in self.links:
-                self.warnings.append(f"{path}: a link that leads nowhere; left out")
-            return  # dropped since it was listed
+            if path not in self.links:
+                return  # dropped since it was listed
+            if path.split("/")[0] in ("base", "global") or path.startswith("pg_"):
+                # The server works with what the link leads to: not seeing it here is blindness, not absence.
+                raise EngineFailed(doing=f"reading {path}", reason=f"{self.links[path]} cannot be seen here") from None
+            self.warnings.append(f"{path}: a link that leads nowhere; left out")
+            return
+        except OSError as error:
+            raise EngineFailed(doing=f"reading {path}", reason=str(error.strerror)) from error
         if stat.S_ISDIR(status.st_mode):
             if not path.startswith("pg_tblspc/") and os.path.realpath(source) in self._tablespaces:
                 return  # a tablespace inside the data directory: its files stand below pg_tblspc
@@ -226,8 +234,12 @@ class Walk:
         target = str(source.readlink())
         meta = FileMeta(path, FileKind.SYMLINK, _mode(status), int(status.st_mtime), target=target)
         yield Found(meta, source)
-        if (source / self._version_directory).is_dir():
-            yield from self._directory(f"{path}/{self._version_directory}", source / self._version_directory, above)
+        # The server made this directory together with the link. Where it is missing, the tablespace lies on a file
+        # system that is not mounted here, or it is being dropped.
+        own = source / self._version_directory
+        if not own.exists() and source.is_symlink():
+            raise EngineFailed(doing=f"reading tablespace {path}", reason=f"{own} cannot be seen here")
+        yield from self._directory(f"{path}/{self._version_directory}", own, above)
 
     def _tablespace_targets(self) -> frozenset[str]:
         try:
