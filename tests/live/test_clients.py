@@ -283,8 +283,7 @@ def test_the_sdk_restores_a_backup_and_deletes_the_copy(serving: Station, source
         return False
 
     until(gone)
-    until(lambda: not _answers(int(address.port)))
-    until(lambda: not (serving.home / "clusters" / made.dbcluster_id).exists())
+    assert not _answers(int(address.port)) and not (serving.home / "clusters" / made.dbcluster_id).exists()
     assert source.sql("SELECT id FROM later") == [(1,)]
 
 

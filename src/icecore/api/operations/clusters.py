@@ -88,7 +88,10 @@ def describe_clusters(context: Context, call: Call) -> Result:
 
 
 def describe_cluster_attribute(context: Context, call: Call) -> Result:
-    row = clusters.one(context.catalog, call.params["db_cluster_id"])
+    """Not found only when the server is gone: until then the cluster is Deleting, as the list shows it."""
+    row = clusters.one(context.catalog, call.params["db_cluster_id"], also_removed=True)
+    if row.deleted_at is not None:
+        raise errors.ClusterNotFound()
     restored = row.origin == "restored"
     return {
         **_common(row),
