@@ -36,8 +36,12 @@ lint: system-demo $(STAMPS)/python
 bench: system-bench $(STAMPS)/python
 	$(PYTHON) bench/compare.py $(BENCH)
 
+# Random moments, random trees, random faults: each round draws anew.
 soak: setup
-	$(PYTHON) scripts/soak.py --rounds $(SOAK_ROUNDS)
+	for round in $$(seq $(SOAK_ROUNDS)); do \
+	    ICECORE_RANDOM_KILLS=100 $(PYTHON) -m pytest -q -n $(WORKERS) -p no:cacheprovider \
+	        tests/service tests/live/test_crash.py --hypothesis-seed=$$RANDOM || exit 1; \
+	done
 
 docs: system-demo $(STAMPS)/python
 	$(PYTHON) -m pytest -q tests/test_rules.py tests/unit/test_cli_docs.py

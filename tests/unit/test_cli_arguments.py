@@ -77,6 +77,20 @@ def test_a_failure_names_cause_and_hint(tmp_path: Path, capsys: pytest.CaptureFi
     assert err == (f"error: {tmp_path} is not an Icecore home\nhint:  Make one: icecore --home {tmp_path} init\n")
 
 
+def test_an_init_that_failed_can_be_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    init = ["--home", str(tmp_path / "home"), "init", "--json"]
+    assert cli.main([*init, "--repo", str(tmp_path / "full")]) == 6
+    capsys.readouterr()
+    assert cli.main(init) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert {"AccessKeyId", "AccessKeySecret", "Home"} <= set(json.loads(out))
+    assert cli.main(init) == 6  # an existing home is never made anew
+    assert (tmp_path / "home" / "icecore.toml").exists()
+
+
 @pytest.mark.parametrize(
     ("target", "offline", "directory"),
     [("orders-copy", False, False), ("./data", False, True), ("/srv/x", False, True), ("data", True, True),

@@ -16,13 +16,19 @@ def init(options: Namespace, output: Output) -> None:
 
     place: Path = (options.home or home.default_home()).absolute()
     passphrase = new_passphrase(output) if options.passphrase else None
-    key = initialise(
-        place,
-        repository=options.repo,
-        encrypted=not options.unencrypted,
-        passphrase=passphrase,
-        listen=options.listen,
-    )
+    settings, existed = place / "icecore.toml", (place / "icecore.toml").exists()
+    try:
+        key = initialise(
+            place,
+            repository=options.repo,
+            encrypted=not options.unencrypted,
+            passphrase=passphrase,
+            listen=options.listen,
+        )
+    except BaseException:
+        if not existed:
+            settings.unlink(missing_ok=True)  # half a home is none: the next try must not find one
+        raise
     made = home.load(place)
     opened_by = "nothing: it is not encrypted"
     if made.encrypted:
