@@ -91,6 +91,23 @@ def test_an_init_that_failed_can_be_tried_again(tmp_path: Path, capsys: pytest.C
     assert (tmp_path / "home" / "icecore.toml").exists()
 
 
+def test_what_nobody_foresaw_is_an_error_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["--home", str(tmp_path / "file" / "home"), "init", "--json"]) == 7
+    failure = json.loads(capsys.readouterr().err)
+    assert failure["Code"] == "StorageFailed" and str(tmp_path) in failure["Message"]
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by nobody")
+
+    monkeypatch.setattr("icecore.cli.reading.status", broken)
+    assert cli.main(["status", "--json"]) == 1
+    failure = json.loads(capsys.readouterr().err)
+    assert failure["Code"] == "InternalError" and "ZeroDivisionError" in failure["Message"]
+
+
 @pytest.mark.parametrize(
     ("target", "offline", "directory"),
     [("orders-copy", False, False), ("./data", False, True), ("/srv/x", False, True), ("data", True, True),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from icecore import errors
@@ -40,3 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has seen enough (`icecore backups | head`); nothing more can be written, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.IcecoreError.exit
+    except OSError as error:
+        # Of the home or a file that was named: no permission, no space, not there.
+        name, reason = str(error.filename or "a file"), error.strerror or str(error)
+        failed = errors.StorageFailed(doing="use", name=name, reason=reason)
+        output.failed(failed)
+        return failed.exit
+    except Exception as error:
+        if not output.json:
+            traceback.print_exc()
+        unexpected = errors.IcecoreError()
+        unexpected.message = f"unexpected {type(error).__name__}: {error}"
+        output.failed(unexpected)
+        return unexpected.exit
