@@ -49,6 +49,7 @@ def furnish(server: PostgresWorld) -> None:
            CREATE INDEX aside_word ON aside (word) TABLESPACE side;
            CREATE UNLOGGED TABLE unlogged_rows AS SELECT g AS id FROM generate_series(1, 2000) g;
            CREATE INDEX ON unlogged_rows (id);
+           CREATE UNLOGGED TABLE unlogged_still AS TABLE unlogged_rows;
            CREATE TABLE emptied (number int, pad text);
            CREATE TABLE large_values AS SELECT g AS id, string_agg(md5((g * i)::text), '') AS value
              FROM generate_series(1, 50) g, generate_series(1, 400) i GROUP BY g;
@@ -65,6 +66,7 @@ def test_every_acknowledged_row_comes_back(major: str, stream: bool, place: Path
     with PostgresWorld(major, place) as server:
         furnish(server)
         before = {name: world.fingerprint(server.dsn(name)) for name in ("postgres", "second")}
+        ((unlogged,),) = server.sql("SELECT pg_relation_filepath('unlogged_still')")
         engine = PostgresEngine(server.tcp_dsn() if stream else server.dsn(), None, name="ledger", stream=stream)
         restore = PostgresRestore()
         with Ledger(server.dsn(), disturb=DISTURBANCE) as ledger:
@@ -91,7 +93,7 @@ def test_every_acknowledged_row_comes_back(major: str, stream: bool, place: Path
             dsn = restored.dsn().replace("dbname=postgres", f"dbname={database}")
             after = world.fingerprint(dsn)
             for table, content in tables.items():
-                if table == "public.unlogged_rows":
+                if table.startswith("public.unlogged_"):
                     assert after[table][0] == 0, "an unlogged table comes back empty"
                 elif table != "public.emptied":
                     assert after[table] == content, table
@@ -108,6 +110,7 @@ def test_every_acknowledged_row_comes_back(major: str, stream: bool, place: Path
         assert not restored.running()
         assert world.damaged_pages(copy.target.data_directory) == []
         # What must not be in a backup is not.
+        assert unlogged not in copy.paths and f"{unlogged}_init" in copy.paths
         assert not any(path.split("/")[-1].startswith(("pgsql_tmp", "pg_internal.init")) for path in copy.paths)
         assert not {"postmaster.pid", "standby.signal", "backup_manifest"} & copy.paths
 
