@@ -123,7 +123,8 @@ def test_many_damaged_pages_do_not_take_for_ever(relation: Path) -> None:
         read(file, offset, 16 * PAGE)
     assert time.monotonic() - began < 5
     (warning,) = faults.warnings()
-    assert "block 1000, 1001" in warning.replace("blocks", "block") and "and 3980 more" in warning
+    assert "blocks 1000, 1001, " in warning and warning.endswith(" more")
+    assert faults.count("base/5/16384.1") > 3990  # of 4000, one or so has this very checksum by chance
 
 
 def test_never_past_the_listed_size_and_short_only_at_the_end(relation: Path) -> None:
