@@ -188,6 +188,9 @@ class PostgresWorld:
         """Rows of the (last) statement, each statement on its own transaction."""
         return sql(self.dsn(database), statement)
 
+    def no_slot(self) -> bool:
+        return not self.sql("SELECT 1 FROM pg_replication_slots")
+
     def tablespace(self, name: str) -> Path:
         directory = self.place / f"ts-{self.data.name}-{name}"
         directory.mkdir()
@@ -218,6 +221,14 @@ class PostgresWorld:
 
     def __exit__(self, *_: object) -> None:
         self.stop("immediate")
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 15) -> None:
+    """A server notices a closed connection in its own time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def sql(dsn: str, statement: str) -> list[tuple[Any, ...]]:

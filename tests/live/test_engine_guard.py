@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import world
 from icecore.engines import BackupSession
 from icecore.engines.postgresql import PostgresEngine, PostgresRestore, wal
 from icecore.errors import EngineFailed
-from world import Ledger, PostgresWorld
+from world import Ledger, PostgresWorld, eventually
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,6 @@ def server(ground: Path) -> Iterator[PostgresWorld]:
     with PostgresWorld("15", ground / "guard") as running:
         running.sql("CREATE TABLE t AS SELECT g FROM generate_series(1, 1000) g")
         yield running
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 15) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def impatient(session: BackupSession) -> None:
@@ -54,7 +47,7 @@ def test_a_killed_connection_ends_the_backup(server: PostgresWorld, tmp_path: Pa
         kill(session)
         eventually(lambda: bool(impatient(session)) or False, 10)
     assert not list(tmp_path.iterdir())
-    eventually(lambda: not server.sql("SELECT 1 FROM pg_replication_slots"))
+    eventually(server.no_slot)
 
 
 def test_a_killed_process_leaves_no_slot_and_no_backup(server: PostgresWorld, tmp_path: Path) -> None:
@@ -73,7 +66,7 @@ with PostgresEngine({server.dsn()!r}, None, name="k").start("k", Path({str(tmp_p
     os.kill(child.pid, signal.SIGKILL)
     child.wait(10)
     child.stdout.close()
-    eventually(lambda: not server.sql("SELECT 1 FROM pg_replication_slots"))
+    eventually(server.no_slot)
     eventually(lambda: not server.sql("SELECT 1 FROM pg_stat_activity WHERE application_name = 'icecore'"))
     # The server is free for the next one.
     for left in tmp_path.iterdir():
@@ -121,7 +114,7 @@ def test_the_server_is_not_filled_with_log(server: PostgresWorld, tmp_path: Path
     finally:
         server.sql("ALTER SYSTEM RESET synchronous_standby_names")
         server.sql("SELECT pg_reload_conf()")
-    eventually(lambda: not server.sql("SELECT 1 FROM pg_replication_slots"))
+    eventually(server.no_slot)
 
 
 def test_log_that_arrived_is_not_kept_on_the_server(

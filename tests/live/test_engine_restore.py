@@ -168,6 +168,10 @@ def test_a_restored_server_restarts_and_forgets_stale_locks(place: Path) -> None
         again.start(60)
         assert again.running()
         assert world.sql(again.dsn(), "SELECT sum(one) FROM t") == [(3,)]
+        # A directory that is being removed can still be asked.
+        gone = replace(where, data_directory=place / "gone")
+        assert not PostgresRestore().server(copy.facts, gone).running()
+        assert not (place / "gone").exists()
         # Preparing a running server a second time changes nothing that matters.
         settings = (where.data_directory / "postgresql.auto.conf").read_text()
         rules = (where.data_directory / "pg_hba.conf").read_text()

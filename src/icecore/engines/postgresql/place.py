@@ -18,11 +18,16 @@ _DEFAULT_NAMES = {"config_file": "postgresql.conf", "hba_file": "pg_hba.conf", "
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def write(path: Path, content: str, mode: int = 0o600) -> None:
-    """Whole or not at all."""
+def write(path: Path, content: str, owner: tuple[int, int] | None = None) -> None:
+    """Whole or not at all; left alone where it is so already. ``owner``: whose it is, when we are root."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_text(encoding="utf-8", errors="surrogateescape") == content:
+            return
     temporary = path.with_name(path.name + ".icecore")
     temporary.write_text(content, encoding="utf-8", errors="surrogateescape")
-    temporary.chmod(mode)
+    temporary.chmod(0o600)
+    if owner is not None and os.geteuid() == 0:
+        os.chown(temporary, *owner)
     temporary.rename(path)
 
 
@@ -87,7 +92,7 @@ def owner_of(target: RestoreTarget) -> tuple[int, int] | None:
 
 
 def give(directory: Path, owner: tuple[int, int] | None) -> None:
-    """Everything below ``directory``, itself included, to its owner. Links are changed, not followed."""
+    """Everything below ``directory``, itself last, to its owner. Links are changed, not followed."""
     if owner is None or os.geteuid() != 0:
         return
     for folder, names, files in os.walk(directory):
@@ -95,6 +100,12 @@ def give(directory: Path, owner: tuple[int, int] | None) -> None:
             with contextlib.suppress(FileNotFoundError):  # a running server removes files
                 os.lchown(Path(folder, name), *owner)
     os.lchown(directory, *owner)
+
+
+def give_unless_given(directory: Path, owner: tuple[int, int]) -> None:
+    """The same once: a directory that has its owner already was given whole, for it is given last."""
+    if directory.stat().st_uid != owner[0]:
+        give(directory, owner)
 
 
 def sync_file_system(directory: Path) -> None:

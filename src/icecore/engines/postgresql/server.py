@@ -37,26 +37,30 @@ class PostgresServer:
         known = facts.engine_facts
         server = cls(facts, where)
         data = where.data_directory
-        server._programs()
         socket_path = where.socket_directory / f".s.PGSQL.{where.port}"
         if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES:
             raise TargetRefused(f"the socket's path {socket_path} is too long", "Use a directory with a shorter path.")
-        # 1. Its own socket directory: the only way in without a password, so only its owner may enter.
+        # 1. Nothing to prepare where nothing was restored, or it is being removed.
+        if not (data / "PG_VERSION").exists():
+            return server
+        server._programs()
+        # 2. Its own socket directory: the only way in without a password, so only its owner may enter.
         where.socket_directory.mkdir(parents=True, exist_ok=True)
         where.socket_directory.chmod(0o700)
         place.give(where.socket_directory, where.owner)
-        # 2. Where it listens and what it must not do.
+        # 3. All files belong to the user that runs it.
+        for link in (data / "pg_tblspc").iterdir():
+            place.give_unless_given(Path(os.path.realpath(link)), where.owner)
+        place.give_unless_given(data, where.owner)
+        # 4. Where it listens and what it must not do.
         path = data / "postgresql.auto.conf"
         text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
-        place.write(path, conffile.block(text, "server settings", server._settings(known)))
-        # 3. Access: ours first, for the bootstrap role through that socket; then the source's rules.
+        place.write(path, conffile.block(text, "server settings", server._settings(known)), where.owner)
+        # 5. Access: ours first, for the bootstrap role through that socket; then the source's rules.
         hba = data / "pg_hba.conf"
         rules = hba.read_text(encoding="utf-8", errors="surrogateescape") if hba.exists() else ""
-        place.write(hba, _with_own_rule(rules, known["role"]))
-        # 4. All of it belongs to the user that runs it.
-        for link in (data / "pg_tblspc").iterdir():
-            place.give(Path(os.path.realpath(link)), where.owner)
-        place.give(data, where.owner)
+        place.write(hba, _with_own_rule(rules, known["role"]), where.owner)
+        # 6. What it says goes to one file.
         where.log_file.parent.mkdir(parents=True, exist_ok=True)
         where.log_file.touch(mode=0o600)
         place.give(where.log_file, where.owner)
@@ -123,7 +127,8 @@ class PostgresServer:
     def _has_key(self) -> bool:
         """Whether the source's encryption can go on with files of this directory alone."""
         data = self._place.data_directory
-        text = (data / "postgresql.conf").read_text(encoding="utf-8", errors="replace")
+        conf = data / "postgresql.conf"
+        text = conf.read_text(encoding="utf-8", errors="replace") if conf.exists() else ""
         names = (
             conffile.value_of(text, "ssl_key_file") or "server.key",
             conffile.value_of(text, "ssl_cert_file") or "server.crt",
