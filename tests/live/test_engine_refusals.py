@@ -73,6 +73,15 @@ def test_fsync_off_no_senders_and_no_slots(place: Path, tmp_path: Path) -> None:
         refused(PostgresEngine(server.dsn(), None, name="unsafe"), tmp_path, "fsync")
 
 
+def test_peer_authentication_is_explained(place: Path) -> None:
+    with PostgresWorld("15", place) as server:
+        server.sql("CREATE ROLE somebody LOGIN")
+        (server.data / "pg_hba.conf").write_text("local all somebody peer\nlocal all all trust\n")
+        server.sql("SELECT pg_reload_conf()")
+        with pytest.raises(EngineUnreachable, match=r"Peer authentication .* pg_ident\.conf"):
+            PostgresEngine(server.dsn(user="somebody"), None, name="peer").probe()
+
+
 def test_no_replication_in_the_access_rules(place: Path, tmp_path: Path) -> None:
     with PostgresWorld("15", place) as server:
         (server.data / "pg_hba.conf").write_text("local all all trust\n")

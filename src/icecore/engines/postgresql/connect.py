@@ -5,6 +5,8 @@ Foreign exceptions end here: ``EngineUnreachable`` when no connection comes abou
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +71,7 @@ def connect_sql(dsn: str, password: str | None) -> psycopg.Connection[Any]:
     try:
         connection = psycopg.connect(conninfo(dsn, password, client_encoding="UTF8"), autocommit=True)
     except psycopg.Error as error:
-        raise EngineUnreachable(reason=_one_line(str(error))) from error
+        raise EngineUnreachable(reason=_with_advice(_one_line(str(error)))) from error
     try:
         version = connection.info.server_version
         for statement in (
@@ -105,7 +107,7 @@ class ReplicationConnection:
         text = conninfo(dsn, password, replication="true")
         self.pgconn: PGconn = pq.PGconn.connect(text.encode())
         if self.pgconn.status != pq.ConnStatus.OK:
-            reason = _one_line(self.pgconn.get_error_message())
+            reason = _with_advice(_one_line(self.pgconn.get_error_message()))
             self.pgconn.finish()
             raise EngineUnreachable(reason=reason)
 
@@ -132,3 +134,14 @@ def table(result: PGresult) -> list[list[bytes | None]]:
 
 def _one_line(message: str) -> str:
     return " ".join(message.split()) or "the connection was lost"
+
+
+def _with_advice(reason: str) -> str:
+    """The first hurdle of a Debian server: its socket lets a role in only from the system account of that name."""
+    if "Peer authentication failed" not in reason:
+        return reason
+    account = pwd.getpwuid(os.geteuid()).pw_name
+    return (
+        f"{reason} (this is system account {account}: run Icecore as the role's own account, let {account} in through "
+        "pg_ident.conf, or connect to 127.0.0.1 with a password)"
+    )

@@ -23,9 +23,9 @@ from icecore.engines.postgresql import facts
 from icecore.engines.postgresql.connect import ReplicationConnection, query, table
 from icecore.engines.postgresql.control import CONTROL_PATH, lsn_number, lsn_text, parse
 from icecore.engines.postgresql.files import PageFaults
+from icecore.engines.postgresql.guard import LOG_TIMEOUT_S, Guard
 from icecore.engines.postgresql.memory import MemoryFile, NoContent
 from icecore.engines.postgresql.pages import bad_pages
-from icecore.engines.postgresql.session import LOG_TIMEOUT_S, Guard
 from icecore.engines.postgresql.source import require
 from icecore.engines.postgresql.tarstream import Archive, ByteStream, Member, cut_short
 from icecore.engines.postgresql.walk import Relation, holds_relations, left_out, relation_of
