@@ -267,6 +267,20 @@ def test_a_killed_servers_note_does_not_mislead(station: Station, source: Postgr
     assert "orders" in station.icecore("cluster", "list")
 
 
+def test_a_certificate_for_another_name_does_not_lock_the_operator_out(place: Path) -> None:
+    files = {"--tls-cert": place / "cert.pem", "--tls-key": place / "key.pem"}
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    made += ["-subj", "/CN=backup.example.com", "-out", files["--tls-cert"], "-keyout", files["--tls-key"]]
+    subprocess.run(made, check=True, capture_output=True)
+    station = Station(place)
+    try:
+        station.start(*(str(word) for pair in files.items() for word in pair))
+        assert station.endpoint.startswith("https://")
+        assert "No clusters yet" in station.icecore("cluster", "list")
+    finally:
+        station.kill()
+
+
 def test_keys_and_errors_over_the_wire(station: Station) -> None:
     shell = Shell(station.home)
     reader = shell.json("key", "create", "--role", "reader", "--description", "monitoring")
