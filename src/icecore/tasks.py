@@ -109,6 +109,7 @@ class RestoreTask(_Base):
         repository = parts.open_repository(self.config)
         reader = repository.reader(cluster.source_cluster_id, self.held.backup_id)
         engine = parts.restore_engine(cluster.engine)
+        engine.check_server(reader.facts)
         place = server_place(self.config, cluster.id, port=_free_port())
         self._remove_directory()  # what a killed run left: the directory is this cluster's own
         for directory in (self._directory, place.socket_directory):

@@ -102,6 +102,8 @@ class SimulatedEngine:
 
 
 class SimulatedRestore:
+    def check_server(self, facts: BackupFacts) -> None: ...
+
     def check_target(self, facts: BackupFacts, target: RestoreTarget) -> None:
         if target.data_directory.exists():
             raise errors.TargetRefused(f"{target.data_directory} is not empty")

@@ -124,6 +124,9 @@ class Engine(Protocol):
 class RestoreEngine(Protocol):
     """The half of an engine that needs no source: it works from a manifest's facts and a directory."""
 
+    def check_server(self, facts: BackupFacts) -> None:
+        """Raise ``TargetRefused`` when no server for this backup could be started here."""
+
     def check_target(self, facts: BackupFacts, target: RestoreTarget) -> None:
         """Raise ``TargetRefused`` before the first byte is written."""
 
