@@ -87,6 +87,7 @@ def test_every_acknowledged_row_comes_back(major: str, stream: bool, place: Path
         assert not (server.data / "backup_label").exists()
         # Started on its own, beside its source.
         restored = restore.server(copy.facts, world.server_place(place))
+        restored.prepare()
         restored.start(60)
         ledger.check(restored.dsn(), copy.facts.boundary.consistent_at)
         for database, tables in before.items():
@@ -156,6 +157,7 @@ def test_a_relation_that_crosses_a_gigabyte(place: Path) -> None:
         copy = world.copy_session(PostgresEngine(server.dsn(), None, name="big"), restore, place, before_stop=cross)
         assert path in copy.paths and f"{path}.1" not in copy.paths
         restored = restore.server(copy.facts, world.server_place(place))
+        restored.prepare()
         restored.start(120)
         question = "SELECT count(*), min(length(pad)), sum(hashtextextended(pad, 0)::numeric), max(id) FROM big"
         assert world.sql(restored.dsn(), question) == server.sql(question)

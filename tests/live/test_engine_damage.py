@@ -63,6 +63,7 @@ def test_without_checksums_the_probe_says_so_and_nothing_is_reported(place: Path
         copy = world.copy_session(engine, restore, place)
         assert copy.facts.engine_facts["checksums"] is False and not copy.facts.warnings
         restored = restore.server(copy.facts, world.server_place(place))
+        restored.prepare()
         restored.start(60)
         assert world.sql(restored.dsn(), "SELECT count(*) FROM t") == [(1000,)]
         restored.stop(30)

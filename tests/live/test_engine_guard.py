@@ -149,6 +149,7 @@ def test_a_standby_as_the_source(major: str, place: Path) -> None:
             # It stands for a moment of the load, not for one long before.
             assert time.time() - copy.facts.boundary.consistent_at < 60
             restored = restore.server(copy.facts, world.server_place(place))
+            restored.prepare()
             restored.start(60)
             ledger.check(restored.dsn(), copy.facts.boundary.consistent_at)
             assert world.fingerprint(restored.dsn())["public.still"] == world.fingerprint(primary.dsn())["public.still"]
@@ -170,6 +171,7 @@ def test_an_idle_standby_by_both_routes(stream: bool, place: Path) -> None:
             copy = world.copy_session(engine, restore, place)
             assert time.monotonic() - began < 9, "it waited for log that does not come"
             restored = restore.server(copy.facts, world.server_place(place))
+            restored.prepare()
             restored.start(60)
             assert world.sql(restored.dsn(), "SELECT count(*) FROM still") == [(5000,)]
             restored.stop(30)

@@ -107,6 +107,7 @@ def test_the_named_grants_are_enough(major: str, place: Path, tmp_path: Path) ->
         restore = PostgresRestore()
         copy = world.copy_session(engine, restore, place)
         restored = restore.server(copy.facts, world.server_place(place))
+        restored.prepare()
         restored.start(60)
         assert world.sql(restored.dsn(), "SELECT count(*) FROM t") == [(1000,)]
         restored.stop(30)
@@ -199,10 +200,10 @@ def test_no_programs_of_the_major(place: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(TargetRefused, match="no programs of PostgreSQL 11") as caught:
             PostgresRestore().check_server(facts)
         with pytest.raises(TargetRefused, match="no programs of PostgreSQL 11"):
-            PostgresRestore().server(facts, world.server_place(place))
+            PostgresRestore().server(facts, world.server_place(place)).prepare()
         PostgresRestore().check_server(copy.facts)
         assert "ICECORE_PG_BIN_11" in caught.value.advice()
         long = replace(world.server_place(place), socket_directory=place / ("s" * 100))
         with pytest.raises(TargetRefused, match="too long"):
-            PostgresRestore().server(copy.facts, long)
+            PostgresRestore().server(copy.facts, long).prepare()
         assert os.environ["ICECORE_PG_BIN_15"]

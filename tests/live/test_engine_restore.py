@@ -86,6 +86,7 @@ include_if_exists 'absent.conf'
     pid_file.unlink(missing_ok=True)
     where = world.server_place(place)
     restored = restore.server(copy.facts, where)
+    restored.prepare()
     restored.start(60)
 
     def show(name: str) -> object:
@@ -117,6 +118,7 @@ def test_a_library_that_is_not_here_is_not_preloaded(place: Path) -> None:
         settings = {**facts["settings"], "shared_preload_libraries": "not_here, pg_stat_statements, $libdir/absent"}
         known = replace(copy.facts, engine_facts={**facts, "settings": settings})
         restored = PostgresRestore().server(known, world.server_place(place))
+        restored.prepare()
         restored.start(60)
         assert world.sql(restored.dsn(), "SHOW shared_preload_libraries") == [("pg_stat_statements",)]
         restored.stop(30)
@@ -132,6 +134,7 @@ def test_without_its_label_a_copy_does_not_start(major: str, place: Path) -> Non
         restore = PostgresRestore()
         copy = world.copy_session(PostgresEngine(server.dsn(), None, name="guard"), restore, place)
         restored = restore.server(copy.facts, world.server_place(place))
+        restored.prepare()
         label = copy.target.data_directory / "backup_label"
         kept = label.read_bytes()
         label.unlink()
@@ -155,6 +158,7 @@ def test_a_restored_server_restarts_and_forgets_stale_locks(place: Path) -> None
         copy = world.copy_session(PostgresEngine(server.dsn(), None, name="r"), restore, place)
         where = world.server_place(place)
         restored = restore.server(copy.facts, where)
+        restored.prepare()
         restored.start(60)
         restored.start(60)  # nothing to do
         world.sql(restored.dsn(), "INSERT INTO t VALUES (2)")
@@ -164,6 +168,7 @@ def test_a_restored_server_restarts_and_forgets_stale_locks(place: Path) -> None
         lock = where.data_directory / "postmaster.pid"
         lock.write_text(f"{os.getpid()}\n{where.data_directory}\n1000000000\n{where.port}\n")
         again = PostgresRestore().server(copy.facts, where)
+        again.prepare()
         assert not again.running()
         again.start(60)
         assert again.running()
@@ -175,7 +180,7 @@ def test_a_restored_server_restarts_and_forgets_stale_locks(place: Path) -> None
         # Preparing a running server a second time changes nothing that matters.
         settings = (where.data_directory / "postgresql.auto.conf").read_text()
         rules = (where.data_directory / "pg_hba.conf").read_text()
-        PostgresRestore().server(copy.facts, where)
+        PostgresRestore().server(copy.facts, where).prepare()
         assert (where.data_directory / "postgresql.auto.conf").read_text() == settings
         assert (where.data_directory / "pg_hba.conf").read_text() == rules
         again.stop(30)
@@ -191,6 +196,7 @@ def test_a_restored_cluster_is_backed_up_and_restored_in_turn(stream: bool, plac
         copy = world.copy_session(PostgresEngine(server.dsn(), None, name="g1"), restore, place)
     place_of = place
     restored = restore.server(copy.facts, world.server_place(place_of))
+    restored.prepare()
     restored.start(60)
     for generation in (2, 3):
         world.sql(restored.dsn(), f"INSERT INTO t VALUES ({generation})")
@@ -203,6 +209,7 @@ def test_a_restored_cluster_is_backed_up_and_restored_in_turn(stream: bool, plac
         assert f"pg_wal/{generation:08X}.history" in copy.paths
         restored.stop(30)
         restored = restore.server(copy.facts, world.server_place(place_of))
+        restored.prepare()
         restored.start(60)
         assert world.sql(restored.dsn(), "SELECT timeline_id FROM pg_control_checkpoint()") == [(generation + 1,)]
         assert world.sql(restored.dsn(), "SELECT sum(one) FROM t") == [(sum(range(1, generation + 1)),)]
@@ -220,6 +227,7 @@ def test_timelines_past_fifteen_are_hexadecimal(place: Path) -> None:
         assert any(path.startswith("pg_wal/0000001A") for path in copy.paths)
         assert copy.facts.warnings == ("0000001A.history is no longer kept by the server",)
         restored = restore.server(copy.facts, world.server_place(place))
+        restored.prepare()
         restored.start(60)
         assert world.sql(restored.dsn(), "SELECT timeline_id FROM pg_control_checkpoint()") == [(0x1B,)]
         restored.stop(30)
@@ -233,6 +241,7 @@ def test_large_segments_and_group_access(place: Path) -> None:
         copy = world.copy_session(PostgresEngine(server.dsn(), None, name="w"), restore, place)
         assert copy.target.data_directory.stat().st_mode & 0o777 == 0o750
         restored = restore.server(copy.facts, world.server_place(place))
+        restored.prepare()
         restored.start(60)
         assert world.sql(restored.dsn(), "SHOW wal_segment_size") == [("64MB",)]
         assert world.sql(restored.dsn(), "SELECT count(*) FROM t") == [(1000,)]

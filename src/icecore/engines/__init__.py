@@ -15,7 +15,7 @@ A backup's order of calls, which ``backup.run`` follows::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -140,14 +140,26 @@ class RestoreEngine(Protocol):
         """After the files lie there: empty directories, links, recovery signal, safe settings. Idempotent."""
 
     def server(self, facts: BackupFacts, place: ServerPlace) -> RestoredServer:
-        """Give the server its own port, socket and access; does not start it."""
+        """The server of a restored directory, as it is: nothing is written, nothing is run. Cheap; always answers."""
 
 
 class RestoredServer(Protocol):
-    def start(self, timeout_s: float) -> None:
-        """Start and return when it is recovered, promoted and takes writes. ``EngineFailed``."""
+    """``running``, ``stop`` and ``dsn`` work without ``prepare``, and when the directory is gone or half removed."""
 
-    def running(self) -> bool: ...
-    def stop(self, timeout_s: float) -> None: ...
+    def prepare(self) -> None:
+        """Give the server its own port, socket and access: once after a restore, and again right before a start (the
+        port may be another one). Idempotent. ``TargetRefused``, ``EngineFailed``."""
+
+    def start(self, timeout_s: float, still_wanted: Callable[[], None] = lambda: None) -> None:
+        """Start and return when it is recovered, promoted and takes writes. ``EngineFailed``: not in time, or it ended,
+        or it refuses us for good. ``still_wanted`` is called at least 5 times a second; what it raises ends the wait
+        and the server that this call started, and comes out of here."""
+
+    def running(self) -> bool:
+        """Recovering counts."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Nothing happens when it does not run. ``EngineFailed`` when it still does after ``timeout_s``."""
+
     def dsn(self) -> str:
         """Without a password."""

@@ -117,7 +117,7 @@ class PostgresRestore:
     def server(self, facts: BackupFacts, place: ServerPlace) -> RestoredServer:
         from icecore.engines.postgresql.server import PostgresServer
 
-        return PostgresServer.prepare(facts, place)
+        return PostgresServer(facts, place)
 
 
 # ---------------------------------------------------------------- target

@@ -10,9 +10,9 @@ import os
 import pwd
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from icecore.engines import ServerPlace
 from icecore.engines.postgresql import binaries, conffile, place
@@ -31,19 +31,18 @@ class PostgresServer:
         self._place = where
         self._bin: Path | None = None
 
-    @classmethod
-    def prepare(cls, facts: BackupFacts, where: ServerPlace) -> Self:
-        """Write settings and access rule; safe to repeat, also while the server runs."""
-        known = facts.engine_facts
-        server = cls(facts, where)
+    # ------------------------------------------------------------ contract
+
+    def prepare(self) -> None:
+        where, known = self._place, self._facts.engine_facts
         data = where.data_directory
         socket_path = where.socket_directory / f".s.PGSQL.{where.port}"
         if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES:
             raise TargetRefused(f"the socket's path {socket_path} is too long", "Use a directory with a shorter path.")
-        # 1. Nothing to prepare where nothing was restored, or it is being removed.
+        # 1. Something was restored, and can be started.
         if not (data / "PG_VERSION").exists():
-            return server
-        server._programs()
+            raise EngineFailed(doing="preparing the restored server", reason=f"{data} holds no restored files")
+        self._programs()
         # 2. Its own socket directory: the only way in without a password, so only its owner may enter.
         where.socket_directory.mkdir(parents=True, exist_ok=True)
         where.socket_directory.chmod(0o700)
@@ -55,7 +54,7 @@ class PostgresServer:
         # 4. Where it listens and what it must not do.
         path = data / "postgresql.auto.conf"
         text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
-        place.write(path, conffile.block(text, "server settings", server._settings(known)), where.owner)
+        place.write(path, conffile.block(text, "server settings", self._settings(known)), where.owner)
         # 5. Access: ours first, for the bootstrap role through that socket; then the source's rules.
         hba = data / "pg_hba.conf"
         rules = hba.read_text(encoding="utf-8", errors="surrogateescape") if hba.exists() else ""
@@ -64,18 +63,15 @@ class PostgresServer:
         where.log_file.parent.mkdir(parents=True, exist_ok=True)
         where.log_file.touch(mode=0o600)
         place.give(where.log_file, where.owner)
-        return server
 
-    # ------------------------------------------------------------ contract
-
-    def start(self, timeout_s: float) -> None:
+    def start(self, timeout_s: float, still_wanted: Callable[[], None] = lambda: None) -> None:
         deadline = time.monotonic() + timeout_s
         # 1. Nothing to do for a server that runs; it may still be recovering.
         if not self.running():
             self._drop_stale_lock()
             self._launch()
         # 2. Recovered, past the backup's end, and taking writes.
-        self._wait_until_writable(deadline)
+        self._wait_until_writable(deadline, still_wanted)
 
     def running(self) -> bool:
         return binaries.postmaster_of(self._place.data_directory) != 0
@@ -191,13 +187,14 @@ class PostgresServer:
                 doing=doing, reason=f"{done.stdout.decode(errors='replace').strip()} {self._last_words()}"
             )
 
-    def _wait_until_writable(self, deadline: float) -> None:
+    def _wait_until_writable(self, deadline: float, still_wanted: Callable[[], None]) -> None:
         from icecore.engines.postgresql.connect import connect_sql, query
 
         doing = "waiting for the restored server"
         reason = "it has not answered"
         started = time.monotonic()
         while time.monotonic() < deadline:
+            still_wanted()
             if not self.running() and time.monotonic() - started > 2:
                 raise EngineFailed(doing=doing, reason=f"it ended: {self._last_words()}")
             if self._status() not in ("ready", "standby"):
