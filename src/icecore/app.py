@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from icecore import config as home
 from icecore import errors, parts
 from icecore.api.contract import Call
 from icecore.api.operations import Context, table
-from icecore.catalog import Catalog, clusters, jobs, keys, queries
+from icecore.catalog import Catalog, clusters, jobs, keys
 from icecore.catalog.calls import Calls
 from icecore.config import Config, Credential
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from icecore.engines import Probe
 
 REPOSITORY_FACTS_KEPT_S = 10.0
+
+log = structlog.get_logger()
 
 
 class App:
@@ -35,7 +39,7 @@ class App:
         self.catalog.migrate()
         self.calls = Calls(config)
         self._operations = table()
-        self._context = Context(self.catalog, self.calls, self._repository)
+        self._context = Context(self.catalog, self.calls, self._repository, parts.refuse_secret)
         self._facts: dict[str, Any] = {}
         self._facts_until = 0.0
         self._facts_lock = threading.Lock()
@@ -101,19 +105,25 @@ class App:
         return probe
 
     def rebuild_catalog(self) -> int:
-        """Take back every backup that the repository holds and the catalog does not know (R8); how many."""
-        adopted = 0
-        for facts in parts.open_repository(self.config).backups():
+        """Take back every backup that the repository holds and the catalog does not know (R8); how many. One that
+        cannot be read is logged and does not stand in the way of the others."""
+        adopted, damaged = 0, list[errors.Damaged]()
+        for facts in parts.open_repository(self.config).backups(damaged=damaged):
             adopted += jobs.adopt(self.catalog, facts)
+        for error in damaged:
+            log.warning("a backup in the repository cannot be read", reason=error.message)
         return adopted
 
     def recover_catalog(self) -> None:
-        """A catalog without any backup may be a new one in an old home: look into the repository, and let the
-        operator in."""
+        """A catalog that was made anew in an old home takes back what the repository holds, and lets the operator in.
+
+        The mark comes after a complete pass: a start that dies half-way is done again."""
+        if self.catalog.marked("recovered") or not (self.config.repository / "repository").exists():
+            return
         credential = home.operator_credential(self.config)
         keys.bring_back(self.catalog, credential.access_key_id, credential.access_key_secret)
-        if not queries.any_backup(self.catalog) and (self.config.repository / "repository").exists():
-            self.rebuild_catalog()
+        self.rebuild_catalog()
+        self.catalog.mark("recovered")
 
     def _repository(self) -> dict[str, Any]:
         """Sizes as of the last few seconds: a call must not wait for a listing each time."""
@@ -145,6 +155,7 @@ class App:
             "stored_bytes": whole.stored_bytes,
             "logical_bytes": whole.logical_bytes,
             "backup_count": whole.backup_count,
+            "damaged_count": whole.damaged_count,
             "object_count": whole.object_count,
             "clusters": per_cluster,
         }

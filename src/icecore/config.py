@@ -9,7 +9,8 @@
     keys/repository.key   0600: opens the repository (absent: passphrase or unencrypted)
     secrets/<cluster>     0600: a database password
     repository/           the repository, unless ``repository`` names another directory
-    clusters/<cluster>/   restored servers: data, tablespaces, socket, log
+    clusters/<cluster>/   restored servers: data, tablespaces, socket, log; what is in them belongs to their user
+    servers/              how to run each restored server, and who works on it (locks)
     run/                  locks of live workers, the endpoint while serving, scratch of running jobs
 
 Precedence: environment ``ICECORE_*`` over ``icecore.toml`` over the defaults here.
@@ -80,7 +81,7 @@ def create(home: Path, *, repository: Path | None = None, encrypted: bool = True
         raise errors.Refused(f"{home} is an Icecore home already", hint=f"Use it: icecore --home {home} status")
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o711)  # a restored server's user must pass through; nothing in it can be listed or read
-    for name, mode in (("keys", 0o700), ("secrets", 0o700), ("run", 0o700), ("clusters", 0o711)):
+    for name, mode in (("keys", 0o700), ("secrets", 0o700), ("run", 0o700), ("servers", 0o700), ("clusters", 0o711)):
         (home / name).mkdir(mode=mode, exist_ok=True)
         (home / name).chmod(mode)
     write_private(home / "keys" / "catalog.key", secrets.token_bytes(32))

@@ -25,7 +25,7 @@ TICK_S = 0.5
 LOOK_EVERY_S = 5.0
 LOOK_AGAIN_S = 1.0
 FAILURES_THAT_COUNT = 2
-RESTART_TIMEOUT_S = 300.0
+SETTLED = (ClusterStatus.RUNNING, ClusterStatus.STOPPED)
 LOOKERS = 4
 
 
@@ -48,35 +48,35 @@ class Keeper:
                 while not self._stopping.wait(TICK_S):
                     try:
                         list(pool.map(self._look, self._due()))
-                    except errors.IcecoreError as error:
-                        log.warning("looking at the clusters failed", reason=error.message)
+                    except Exception as error:
+                        log.warning("looking at the clusters failed", reason=str(error))
 
     def _due(self) -> list[Any]:
         now = time.monotonic()
-        settled = (ClusterStatus.RUNNING, ClusterStatus.STOPPED)
         due = [
             row
             for row in clusters.live(self._catalog)
-            if row.status in settled and row.dsn and now - self._looked_at.get(row.id, -LOOK_EVERY_S) >= LOOK_EVERY_S
+            if row.status in SETTLED and row.dsn and now - self._looked_at.get(row.id, -LOOK_EVERY_S) >= LOOK_EVERY_S
         ]
         self._looked_at.update({row.id: now for row in due})
         return due
 
     def _look(self, row: Any) -> None:
+        """Never raises: one cluster's trouble is not the others'."""
         try:
             if row.origin == "restored":
                 self._bring_up(row)
             engine = parts.engine(self._config, row.id, row.name, row.engine, row.dsn)
             facts = observations(engine.probe())
+            if row.origin == "registered":
+                facts["host"], facts["port"] = parts.address(row.dsn)
+            clusters.observed(self._catalog, row.id, running=True, facts=facts)
+            self._failures.pop(row.id, None)
+        except errors.IcecoreError as error:
+            self._failed(row, error.message)
         except Exception as error:
-            if not isinstance(error, errors.IcecoreError):
-                log.exception("looking at a cluster failed", cluster=row.id)
+            log.exception("looking at a cluster failed", cluster=row.id)
             self._failed(row, str(error))
-            return
-        self._failures.pop(row.id, None)
-        if row.origin == "registered":
-            facts["host"], facts["port"] = parts.address(row.dsn)
-        clusters.observed(self._catalog, row.id, running=True, facts=facts)
 
     def _failed(self, row: Any, reason: str) -> None:
         """One failed look may be a connection too many; the second in a row, a moment later, is the cluster's state."""
@@ -87,10 +87,19 @@ class Keeper:
             self._looked_at[row.id] = time.monotonic() - LOOK_EVERY_S + LOOK_AGAIN_S
 
     def _bring_up(self, row: Any) -> None:
-        server = tasks.restored_server(self._config, row.id)
-        if server is not None and not server.running():
-            log.info("starting a restored server", cluster=row.id)
-            server.start(RESTART_TIMEOUT_S)
+        """Asked again under the lock: a job may be removing this very server."""
+        with tasks.server_lock(self._config, row.id):
+            if clusters.one(self._catalog, row.id).status not in SETTLED:
+                raise errors.ClusterStatusDenied()
+            server = tasks.bring_up(self._config, row.id, self._still_wanted)
+        if server is not None:
+            log.info("started a restored server", cluster=row.id)
+            _, port = parts.address(server.dsn())
+            clusters.moved(self._catalog, row.id, dsn=server.dsn(), host="127.0.0.1", port=port)
+
+    def _still_wanted(self) -> None:
+        if self._stopping.is_set():
+            raise errors.EngineFailed(doing="starting the server", reason="Icecore is stopping")
 
 
 def observations(probe: Probe) -> dict[str, Any]:

@@ -35,14 +35,16 @@ def engine_for_dsn(kind: str, dsn: str, password: str | None, *, name: str) -> E
 
 def address(dsn: str) -> tuple[str, int]:
     """Host (or socket directory) and port that a DSN leads to. Raises InvalidParameter for a malformed one."""
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
+    from icecore.engines.postgresql import address
 
-    try:
-        found = conninfo_to_dict(dsn)
-    except ProgrammingError as error:
-        raise errors.InvalidParameter(parameter="DSN") from error
-    return str(found.get("host") or found.get("hostaddr") or "localhost"), int(found.get("port") or 5432)
+    return address(dsn)
+
+
+def refuse_secret(dsn: str) -> None:
+    """Raise ``Refused`` for a DSN that carries a password or cannot be read."""
+    from icecore.engines.postgresql import refuse_secret
+
+    refuse_secret(dsn)
 
 
 def restore_engine(kind: str) -> RestoreEngine:

@@ -63,11 +63,12 @@ def run(restore: RestorePlan, reader: Reader, engine: RestoreEngine, watch: Watc
 
     Errors: Damaged (a stored byte is wrong: nothing wrong was delivered as right), StorageFailed, StorageFull.
     """
-    # The directories, closed to others
+    # The directories, closed to everybody else: who may enter could lead us astray by a planted link
     watch.phase(Phase.PREPARING, restore.facts.size_bytes)
     target = restore.target
-    for place in (target.data_directory, *target.tablespaces.values()):
-        _make_directory(place, 0o700, restore.owner)
+    tops = (target.data_directory, *target.tablespaces.values())
+    for place in tops:
+        _make_directory(place, 0o700, None)
     watch.step("directories-made")
 
     # Every file but the last ones, in several threads
@@ -86,6 +87,11 @@ def run(restore: RestorePlan, reader: Reader, engine: RestoreEngine, watch: Watc
     for file in last:
         content = engine.guarded(file.meta.path, _content(file, reader))
         _write_whole(layer.place(file.meta.path), content, file.meta.mode, restore.owner)
+
+    # Handed to the user that will run the server
+    for place in tops:
+        if restore.owner:
+            os.chown(place, *restore.owner)
     watch.step("restored")
 
 
@@ -105,6 +111,8 @@ class _Layer:
         self._watch = watch
         self._threads = threads
         self._done_bytes = 0
+        self._span_bytes = SPAN_BYTES - SPAN_BYTES % restore.block_bytes  # spans begin with a block, as when stored
+        self._closed: list[tuple[Path, int]] = []  # files that not even their owner may write, and their modes
 
     def lay(self, files: Iterator[StoredFile]) -> None:
         waiting: deque[Future[int]] = deque()
@@ -120,6 +128,8 @@ class _Layer:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        for place, mode in self._closed:
+            place.chmod(mode)
 
     def place(self, path: str) -> Path:
         """Where a path of the backup lies below the target. A path that would leave it is damage, not a place."""
@@ -146,13 +156,15 @@ class _Layer:
             descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
                 os.truncate(descriptor, meta.size_bytes)
-                os.fchmod(descriptor, meta.mode)
+                os.fchmod(descriptor, meta.mode | 0o200)
                 if self._restore.owner:
                     os.fchown(descriptor, *self._restore.owner)
             finally:
                 os.close(descriptor)
-        for start in range(0, meta.size_bytes, SPAN_BYTES):
-            yield start, min(start + SPAN_BYTES, meta.size_bytes)
+        if not meta.mode & 0o200:
+            self._closed.append((place, meta.mode))
+        for start in range(0, meta.size_bytes, self._span_bytes):
+            yield start, min(start + self._span_bytes, meta.size_bytes)
 
     def _write(self, file: StoredFile, start: int, end: int) -> int:
         """Write one stretch; zeros are left as holes. Runs in a worker thread."""

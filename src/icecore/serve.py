@@ -65,6 +65,7 @@ def serve(
             worker.stop()
         app.close()
         log.info("stopped")
+        _leave(worker)
 
 
 def work(config: Config, *, announce: Callable[[str], None] = lambda _: None) -> None:
@@ -79,6 +80,15 @@ def work(config: Config, *, announce: Callable[[str], None] = lambda _: None) ->
     stop.wait()
     worker.stop()
     app.close()
+    _leave(worker)
+
+
+def _leave(worker: Worker | None) -> None:
+    """A job that hears nothing must not keep the process: what it holds goes with it, as in a kill."""
+    if worker is not None and not worker.idle():
+        log.warning("leaving with a job still at work; it is taken up by the next start")
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def split_listen(listen: str) -> tuple[str, int]:

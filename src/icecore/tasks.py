@@ -7,6 +7,7 @@ visible; ``undo`` leaves nothing behind when the job fails or is cancelled; ``ti
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 
 Finish = Callable[[], None]
 START_TIMEOUT_S = 24 * 3600.0  # log replay of a large backup takes its time; the job can be cancelled
+RESTART_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 60.0
 SOCKET_PATH_BYTES = 100  # sun_path holds 108; the file name in it takes part of that
 
@@ -110,33 +112,40 @@ class RestoreTask(_Base):
         reader = repository.reader(cluster.source_cluster_id, self.held.backup_id)
         engine = parts.restore_engine(cluster.engine)
         engine.check_server(reader.facts)
-        place = server_place(self.config, cluster.id, port=_free_port())
-        self._remove_directory()  # what a killed run left: the directory is this cluster's own
-        for directory in (self._directory, place.socket_directory):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.chown(directory, *place.owner)
-        _refuse_unreachable(place)
-        target = RestoreTarget(place.data_directory, tablespace_places(reader.facts, self._directory / "tablespaces"))
-        plan = restore.plan(reader, engine, target, owner=place.owner, block_bytes=repository.block_bytes)
+        with server_lock(self.config, cluster.id):
+            remove_cluster_directory(self.config, cluster.id)  # what a killed run left: it is this cluster's own
+        owner = server_owner()
+        target = RestoreTarget(
+            self._directory / "data", tablespace_places(reader.facts, self._directory / "tablespaces")
+        )
+        self._directory.mkdir(parents=True)
+        self._directory.chmod(0o711)  # ours; only what is in it belongs to the server's user
+        for name in ("socket", "log"):
+            (self._directory / name).mkdir(mode=0o700)
+            os.chown(self._directory / name, *owner)
+        if target.tablespaces:
+            (self._directory / "tablespaces").mkdir()
+            (self._directory / "tablespaces").chmod(0o711)
+        _refuse_unreachable(target.data_directory, owner[0], owner[1])
+        plan = restore.plan(reader, engine, target, owner=owner, block_bytes=repository.block_bytes)
         restore.run(plan, reader, engine, self.watch, threads=self.config.threads)
-        # The note first: whoever cleans up after a kill must find the server that we are about to start
+        # The port now, not hours ago; and the note first: who cleans up after a kill must find what we start
+        place = server_place(self.config, cluster.id, port=_free_port())
+        note_server(self.config, cluster.id, reader.facts, place.port)
         server = engine.server(reader.facts, place)
-        home.write_private(self._directory / "server.json", _place_json(reader.facts, place))
         self.watch.step("starting")
-        server.start(START_TIMEOUT_S)
+        server.prepare()
+        server.start(START_TIMEOUT_S, lambda: self.watch.step("awaiting"))
         self.watch.step("server-started")
         return lambda: jobs.finish_restore(self.catalog, self.held, dsn=server.dsn(), host="127.0.0.1", port=place.port)
 
     def undo(self) -> None:
-        with _best_effort("removing what a failed restore left"):
-            self._remove_directory()
+        with _best_effort("removing what a failed restore left"), server_lock(self.config, self.held.cluster_id):
+            remove_cluster_directory(self.config, self.held.cluster_id)
 
     @property
     def _directory(self) -> Path:
         return self.config.cluster_directory(self.held.cluster_id)
-
-    def _remove_directory(self) -> None:
-        remove_cluster_directory(self.config, self.held.cluster_id)
 
 
 class DeleteBackupTask(_Base):
@@ -144,7 +153,8 @@ class DeleteBackupTask(_Base):
         repository = parts.open_repository(self.config)
         repository.delete_backup(self.held.cluster_id, self.held.backup_id)  # R6: manifest, then what only it used
         self.watch.step("manifest-removed")
-        repository.collect(self.held.cluster_id)
+        with _best_effort("giving space back"):  # the next collection does it; the backup is gone all the same
+            repository.collect(self.held.cluster_id)
         return lambda: jobs.finish_deletion(self.catalog, self.held)
 
 
@@ -152,7 +162,8 @@ class DeleteClusterTask(_Base):
     def run(self) -> Finish:
         cluster = clusters.one(self.catalog, self.held.cluster_id, also_removed=True)
         if cluster.origin == "restored":
-            remove_cluster_directory(self.config, cluster.id)
+            with server_lock(self.config, cluster.id):
+                remove_cluster_directory(self.config, cluster.id)
         home.forget_password(self.config, cluster.id)
         return lambda: jobs.finish_cluster_removal(self.catalog, self.held)
 
@@ -177,11 +188,11 @@ def server_place(config: Config, cluster_id: str, *, port: int) -> ServerPlace:
     directory = config.cluster_directory(cluster_id)
     sockets = directory / "socket"
     if len(os.fsencode(sockets)) > SOCKET_PATH_BYTES - len(".s.PGSQL.65535.lock"):
-        sockets = Path("/tmp") / f"icecore-{cluster_id}"
+        sockets = Path("/tmp") / f"icecore-{cluster_id}"  # the engine makes it, 0700, and refuses a planted one
     return ServerPlace(
         data_directory=directory / "data",
         socket_directory=sockets,
-        log_file=directory / "server.log",
+        log_file=directory / "log" / "server.log",
         port=port,
         owner=server_owner(),
     )
@@ -202,29 +213,71 @@ def server_owner() -> tuple[int, int]:
     return user.pw_uid, user.pw_gid
 
 
-def restored_server(config: Config, cluster_id: str) -> RestoredServer | None:
-    """The server of a restored cluster, by the note beside it; None while there is none."""
+@contextlib.contextmanager
+def server_lock(config: Config, cluster_id: str) -> Iterator[None]:
+    """Held by whoever starts, stops or removes a restored server: the keeper and the jobs of all processes."""
+    directory = config.home / "servers"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    with (directory / f"{cluster_id}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def note_server(config: Config, cluster_id: str, facts: BackupFacts, port: int) -> None:
+    """Remember how to run a restored server. Not in its own directory: what lies there may be its user's doing."""
+    (config.home / "servers").mkdir(mode=0o700, exist_ok=True)
+    note = {"port": port, "facts": facts_to_dict(facts)}
+    home.write_private(_note(config, cluster_id), json.dumps(note).encode())
+
+
+def noted_server(config: Config, cluster_id: str) -> tuple[BackupFacts, int] | None:
     try:
-        note = json.loads((config.cluster_directory(cluster_id) / "server.json").read_bytes())
-    except (OSError, ValueError):
+        note = json.loads(_note(config, cluster_id).read_bytes())
+        return facts_from_dict(note["facts"]), int(note["port"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    facts = facts_from_dict(note["facts"])
-    return parts.restore_engine(facts.engine).server(facts, server_place(config, cluster_id, port=note["port"]))
+
+
+def restored_server(config: Config, cluster_id: str) -> RestoredServer | None:
+    """A handle to the server of a restored cluster; None while there is none. Touches nothing."""
+    noted = noted_server(config, cluster_id)
+    if noted is None:
+        return None
+    facts, port = noted
+    return parts.restore_engine(facts.engine).server(facts, server_place(config, cluster_id, port=port))
+
+
+def bring_up(config: Config, cluster_id: str, still_wanted: Callable[[], None]) -> RestoredServer | None:
+    """Start a restored server that is down, at another port if its own was taken meanwhile. Under ``server_lock``.
+    None when nothing was to be done."""
+    noted = noted_server(config, cluster_id)
+    server = restored_server(config, cluster_id)
+    if noted is None or server is None or server.running():
+        return None
+    facts, port = noted
+    if not _port_is_free(port):
+        port = _free_port()
+        note_server(config, cluster_id, facts, port)
+        server = parts.restore_engine(facts.engine).server(facts, server_place(config, cluster_id, port=port))
+    server.prepare()
+    server.start(RESTART_TIMEOUT_S, still_wanted)
+    return server
 
 
 def remove_cluster_directory(config: Config, cluster_id: str) -> None:
-    """Stop the server that runs in a restored cluster's directory, then remove the directory."""
-    directory = config.cluster_directory(cluster_id)
+    """Stop the server that runs in a restored cluster's directory, then remove the directory, its note last: killed
+    anywhere, it can be done again. Under ``server_lock``."""
     server = restored_server(config, cluster_id)
     if server is not None and server.running():
         server.stop(STOP_TIMEOUT_S)
-    for place in (directory, server_place(config, cluster_id, port=0).socket_directory):
-        if place.exists():
+    for place in (config.cluster_directory(cluster_id), server_place(config, cluster_id, port=0).socket_directory):
+        if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
+    _note(config, cluster_id).unlink(missing_ok=True)
 
 
-def _place_json(facts: BackupFacts, place: ServerPlace) -> bytes:
-    return json.dumps({"port": place.port, "facts": facts_to_dict(facts)}).encode()
+def _note(config: Config, cluster_id: str) -> Path:
+    return config.home / "servers" / f"{cluster_id}.json"
 
 
 def _free_port() -> int:
@@ -233,10 +286,19 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _refuse_unreachable(place: ServerPlace) -> None:
+def _port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _refuse_unreachable(directory: Path, uid: int, gid: int) -> None:
     """The server's user must be able to walk to its directory, which lies below the home."""
-    uid, gid = place.owner
-    for parent in place.data_directory.parent.parents:
+    for parent in directory.parents:
         found = parent.stat()
         bit = 0o100 if found.st_uid == uid else 0o010 if found.st_gid == gid else 0o001
         if not found.st_mode & bit:
@@ -251,5 +313,5 @@ def _best_effort(doing: str) -> Iterator[None]:
     """For what a later run or collection does again; the job's own outcome must not hang on it."""
     try:
         yield
-    except (errors.IcecoreError, OSError) as error:
-        log.warning(f"{doing} failed", reason=str(error))
+    except Exception as error:
+        log.warning(f"{doing} failed", reason=str(error), kind=type(error).__name__)

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 QUEUE_POLL_S = 0.08  # a queued job starts within 0.1 s; an idle process takes about 5 % of a core for it
 CLAIM_POLL_S = 0.1
+LET_GO_AFTER_S = 5.0  # longer than the queue takes to hand a job out or to record its end
+STRANDED_EVERY_S = 60.0
 RECOVER_EVERY_S = 1.0
 CONCURRENT_JOBS = 4
 RETRY_AFTER_S = (1.0, 3.0)  # then a cause in the world counts as one that persists
@@ -49,7 +51,10 @@ class Worker:
         self.executor_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._locks = config.run / "workers"
         self._stopping = threading.Event()
-        self._active: set[str] = set()
+        self._active: set[str] = set()  # jobs claimed by this worker
+        self._dispatched: set[str] = set()  # workflows that the queue has handed to this worker
+        self._let_go: dict[str, float] = {}
+        self._stranded_next = 0.0
         self._threads: list[threading.Thread] = []
         self._keeper = Keeper(config, catalog, self._stopping)
 
@@ -91,10 +96,24 @@ class Worker:
         DBOS.destroy(workflow_completion_timeout_sec=int(timeout_s))
         for thread in self._threads:
             thread.join(timeout=5)
-        self._lock.close()
-        (self._locks / self.executor_id).unlink(missing_ok=True)
+        if self.idle():
+            self._lock.close()
+            (self._locks / self.executor_id).unlink(missing_ok=True)
+        # else the kernel frees the lock when this process is gone: until then nobody may take its jobs
+
+    def idle(self) -> bool:
+        """Whether no job is at work here. After ``stop`` a job that heard nothing may still be."""
+        return not self._active
 
     # ------------------------------------------------------------ one job
+
+    def dispatched(self, workflow_id: str, job_id: str) -> None:
+        """Called by the queue, once for each time it hands a job out."""
+        self._dispatched.add(workflow_id)
+        try:
+            self.run(job_id)
+        finally:
+            self._dispatched.discard(workflow_id)
 
     def run(self, job_id: str) -> None:
         """Claim the job and carry it to its end, or hand it over when this process stops."""
@@ -109,6 +128,10 @@ class Worker:
             _insist(lambda: jobs.hand_over(self.catalog, held))
         except errors.StaleWorker:
             log.warning("job was taken over by another worker", job=job_id)
+        except Exception as error:  # nothing may leave a job running that nobody works on
+            log.exception("job failed", job=job_id, kind=held.kind)
+            reason = _described(error)
+            _insist(lambda: jobs.fail(self.catalog, held, reason))
         finally:
             self._active.discard(job_id)
 
@@ -131,19 +154,21 @@ class Worker:
                 break
             except (Interrupted, errors.StaleWorker):
                 raise
-            except errors.LeaseHeld as error:
-                if time.monotonic() - began > LEASE_PATIENCE_S:
-                    return self._fail(held, task, error)
-                watch.pause(1.0)
-            except errors.IcecoreError as error:
-                if not error.retry or tries >= len(RETRY_AFTER_S):
-                    return self._fail(held, task, error)
-                log.warning("job is tried again", job=held.job_id, kind=held.kind, reason=error.message)
-                watch.pause(RETRY_AFTER_S[tries])
-                tries += 1
             except Exception as error:
-                log.exception("job failed", job=held.job_id, kind=held.kind)
-                return self._fail(held, task, _described(error))
+                if not isinstance(error, errors.IcecoreError):
+                    log.exception("job met an error of no known kind", job=held.job_id, kind=held.kind)
+                reason = _described(error)
+            if isinstance(reason, errors.LeaseHeld) and time.monotonic() - began < LEASE_PATIENCE_S:
+                wait_s = 1.0
+            elif reason.retry and tries < len(RETRY_AFTER_S):
+                log.warning("job is tried again", job=held.job_id, kind=held.kind, reason=reason.message)
+                wait_s, tries = RETRY_AFTER_S[tries], tries + 1
+            else:
+                return self._fail(held, task, reason)
+            try:
+                watch.pause(wait_s)
+            except errors.Cancelled as cancelled:
+                return self._fail(held, task, cancelled)
         _insist(finish)
         log.info("job done", job=held.job_id, kind=held.kind)
         task.tidy()
@@ -151,6 +176,7 @@ class Worker:
 
     def _fail(self, held: Claim, task: tasks.Task, error: errors.IcecoreError) -> None:
         log.warning("job ended", job=held.job_id, kind=held.kind, code=error.wire_code(), reason=error.message)
+        _insist(lambda: jobs.require_held(self.catalog, held))  # C4: a stale worker undoes nothing
         task.undo()
         _insist(lambda: jobs.fail(self.catalog, held, error))
 
@@ -164,26 +190,50 @@ class Worker:
 
     def _recover_dead(self) -> None:
         """Queue again what dead workers had begun, for as long as this one lives."""
-        from dbos import DBOS
-
         while not self._stopping.wait(RECOVER_EVERY_S):
             try:
-                for executor_id in self.catalog.pending_executors():
-                    if executor_id != self.executor_id and _lock_is_free(self._locks / executor_id):
-                        log.info("taking over from a dead worker", executor=executor_id)
-                        DBOS._recover_pending_workflows([executor_id])
-                        (self._locks / executor_id).unlink(missing_ok=True)
+                for workflow_id, executor_id in self.catalog.pending():
+                    if self._is_abandoned(workflow_id, executor_id):
+                        log.info("taking up what was left", workflow=workflow_id, executor=executor_id)
+                        self.catalog.take_up(workflow_id, executor_id)
+                        if executor_id != self.executor_id:
+                            (self._locks / executor_id).unlink(missing_ok=True)
+                self._stranded()
             except Exception as error:
-                log.warning("looking for dead workers failed", reason=str(error))
+                log.warning("looking for abandoned jobs failed", reason=str(error))
+
+    def _is_abandoned(self, workflow_id: str, executor_id: str) -> bool:
+        """Its executor is dead, or is this one and has let go of it without being able to say so."""
+        if executor_id != self.executor_id:
+            return _lock_is_free(self._locks / executor_id)
+        if workflow_id in self._dispatched:
+            self._let_go.pop(workflow_id, None)
+            return False
+        since = self._let_go.setdefault(workflow_id, time.monotonic())
+        return time.monotonic() - since > LET_GO_AFTER_S
+
+    def _stranded(self) -> None:
+        """Jobs that the catalog calls unfinished but the queue has forgotten: queue them again. Seldom, for safety."""
+        if time.monotonic() < self._stranded_next:
+            return
+        self._stranded_next = time.monotonic() + STRANDED_EVERY_S
+        for job_id in jobs.stranded(self.catalog):
+            if job_id not in self._active:
+                log.warning("queueing a forgotten job again", job=job_id)
+                jobs.put_back(self.catalog, job_id)
 
 
 def _run_job(job_id: str) -> None:
+    from dbos import DBOS
+
     assert _current is not None, "a job was dispatched before the worker started"
-    _current.run(job_id)
+    _current.dispatched(str(DBOS.workflow_id), job_id)
 
 
 def _described(error: Exception) -> errors.IcecoreError:
-    """What no edge translated, as an error that names its cause."""
+    """The error itself, or what no edge translated as one that names its cause."""
+    if isinstance(error, errors.IcecoreError):
+        return error
     if isinstance(error, OSError):
         family = errors.StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else errors.StorageFailed
         return family(doing="use", name=str(error.filename or "a file"), reason=error.strerror or str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -192,8 +193,7 @@ def test_restored_servers_come_back_after_a_reboot_and_go_when_deleted(station: 
     sql(dsn, "CREATE TABLE mine (id int)")
     # a reboot: every process of ours is gone without a goodbye, the postmaster's pid file stays
     station.kill()
-    data = station.home / "clusters" / restored_id / "data"
-    os.kill(int((data / "postmaster.pid").read_text().split()[0]), 9)
+    _kill_server(station, restored_id)
     until(lambda: not _answers(dsn))
     station.start()
     until(lambda: _answers(dsn), timeout_s=60)
@@ -202,6 +202,81 @@ def test_restored_servers_come_back_after_a_reboot_and_go_when_deleted(station: 
     assert until(lambda: _refusal(station, restored_id)) == "InvalidDBClusterId.NotFound"
     assert not (station.home / "clusters" / restored_id).exists() and not _answers(dsn)  # gone, not only out of sight
     assert fingerprint(source.dsn())  # the source is not touched
+
+
+def test_a_restored_server_whose_port_was_taken_comes_up_at_another(station: Station, source: PostgresWorld):
+    cluster_id = station.add(source)
+    backup = station.backup(cluster_id)
+    restored_id, dsn = station.restore(cluster_id, backup["backup_id"])
+    station.kill()
+    _kill_server(station, restored_id)
+    until(lambda: not _answers(dsn))
+    with socket.socket() as squatter:
+        port = int(dsn.partition("port=")[2].split()[0])
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+        station.start()
+        until(lambda: _port(station, restored_id) != port)
+        moved = station.wait_running(restored_id)
+        until(lambda: _answers(moved))
+        assert sql(moved, "SELECT count(*) FROM items") == [(20000,)]
+        sql(moved, "ALTER SYSTEM SET work_mem = '8MB'")  # the keeper leaves a running server's settings alone
+        time.sleep(6)
+        assert "work_mem = '8MB'" in (station.home / "clusters" / restored_id / "data/postgresql.auto.conf").read_text()
+
+
+def test_a_half_removed_cluster_can_be_removed(station: Station, source: PostgresWorld):
+    """As after a kill in the middle of the removal: the note is there, part of the data is not."""
+    cluster_id = station.add(source)
+    backup = station.backup(cluster_id)
+    restored_id, _ = station.restore(cluster_id, backup["backup_id"])
+    station.kill()
+    _kill_server(station, restored_id)
+    data = station.home / "clusters" / restored_id / "data"
+    for name in ("postgresql.conf", "postgresql.auto.conf", "PG_VERSION"):
+        (data / name).unlink()
+    station.start()
+    station.call("DeleteDBCluster", db_cluster_id=restored_id)
+    assert until(lambda: _refusal(station, restored_id)) == "InvalidDBClusterId.NotFound"
+    assert not data.parent.exists() and list((station.home / "servers").glob("*.json")) == []
+
+
+def test_removing_a_cluster_beside_the_keeper_leaves_no_server(place: Path, source: PostgresWorld):
+    """Five copies are made and removed while the keeper looks at each; no server survives its directory."""
+    with Station(place) as station:
+        cluster_id = station.add(source)
+        backup = station.backup(cluster_id)
+        for _ in range(5):
+            restored_id, _ = station.restore(cluster_id, backup["backup_id"])
+            _kill_server(station, restored_id)  # the keeper will want it up again
+            time.sleep(0.3)
+            station.call("DeleteDBCluster", db_cluster_id=restored_id)
+            assert until(lambda restored_id=restored_id: _refusal(station, restored_id))
+        time.sleep(6)
+        assert list((station.home / "clusters").iterdir()) == []
+        assert _servers_below(station.home / "clusters") == []
+
+
+def test_one_damaged_manifest_does_not_lock_the_others_out(place: Path, source: PostgresWorld):
+    with Station(place) as station:
+        cluster_id = station.add(source)
+        lost, kept = (station.backup(cluster_id)["backup_id"] for _ in range(2))
+        station.stop()
+        manifest = station.home / "repository" / "clusters" / cluster_id / "manifests" / lost
+        broken = bytearray(manifest.read_bytes())
+        broken[len(broken) // 2] ^= 1
+        manifest.chmod(0o600)
+        manifest.write_bytes(broken)
+        for part in station.home.glob("catalog.db*"):
+            part.unlink()
+        station.start()
+        assert [each["backup_id"] for each in station.backups(cluster_id)] == [kept]
+        counted = station.call("DescribeRepository")
+        assert (counted["backup_count"], counted["damaged_count"]) == (1, 1)
+        station.add(source)
+        _, dsn = station.restore(cluster_id, kept)
+        assert sql(dsn, "SELECT count(*) FROM items") == [(20000,)]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -365,6 +440,27 @@ def _beside(station: Station) -> Station:
     second = Station.__new__(Station)
     second.__dict__.update(station.__dict__)
     return second.start()
+
+
+def _kill_server(station: Station, cluster_id: str) -> None:
+    pid_file = station.home / "clusters" / cluster_id / "data" / "postmaster.pid"
+    os.kill(int(pid_file.read_text().split()[0]), 9)
+
+
+def _port(station: Station, cluster_id: str) -> int:
+    endpoints = station.call("DescribeDBClusterEndpoints", db_cluster_id=cluster_id)["items"]
+    return int(endpoints[0]["address_items"][0]["port"])
+
+
+def _servers_below(directory: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str((process / "cwd").readlink()).startswith(str(directory)):
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
 
 
 def _refusal(station: Station, cluster_id: str) -> str:

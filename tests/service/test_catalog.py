@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -320,3 +321,87 @@ def test_secrets_are_not_readable_in_the_catalog(desk):
     raw = b"".join(path.read_bytes() for path in desk.home.glob("catalog.db*"))
     assert made["key_id"].encode() in raw and made["key_secret"].encode() not in raw
     assert json.loads((desk.home / "credential.json").read_text())["access_key_secret"].encode() not in raw
+
+
+# ---------------------------------------------------------------- what goes wrong late
+
+
+def test_a_removal_that_failed_can_be_asked_for_again(desk):
+    made = desk.create()
+    finish(desk, made)
+    desk.call("DeleteBackup", DBClusterId=desk.cluster_id, BackupId=made)
+    with pytest.raises(errors.BackupNotFound):  # it is on its way
+        desk.call("DeleteBackup", DBClusterId=desk.cluster_id, BackupId=made)
+    (job_id,) = [row.id for row in rows(desk, tables.job) if row.kind == "delete-backup"]
+    held = jobs.claim(desk.app.catalog, job_id, "worker", DEAD)
+    jobs.fail(desk.app.catalog, held, errors.StorageFailed(doing="delete", name="x", reason="gone"))
+    desk.call("DeleteBackup", DBClusterId=desk.cluster_id, BackupId=made)
+
+    desk.call("CancelJob", JobId=made)  # ended long ago: nothing happens
+    again = [row.id for row in rows(desk, tables.job) if row.kind == "delete-backup" and row.id != job_id]
+    jobs.finish_deletion(desk.app.catalog, jobs.claim(desk.app.catalog, again[0], "worker", DEAD))
+    desk.call("DeleteDBCluster", DBClusterId=desk.cluster_id)
+    with pytest.raises(errors.ClusterNotFoundOnDelete):
+        desk.call("DeleteDBCluster", DBClusterId=desk.cluster_id)
+    (job_id,) = [row.id for row in rows(desk, tables.job) if row.kind == "delete-cluster"]
+    jobs.fail(
+        desk.app.catalog, jobs.claim(desk.app.catalog, job_id, "w", DEAD), errors.EngineFailed(doing="x", reason="y")
+    )
+    desk.call("DeleteDBCluster", DBClusterId=desk.cluster_id)
+
+
+def test_R8_a_rebuild_takes_all_of_two_clusters_of_one_name(desk, tmp_path):
+    home = tmp_path / "second"
+    application.initialise(home, repository=None, encrypted=True, passphrase=None, listen=None)
+    second = application.open_app(home)
+    first = facts(desk, "101")
+    later = replace(facts(desk, "102"), cluster_id="pc-another", job_uuid="other")
+    third = replace(facts(desk, "103"), cluster_id="pc-another", job_uuid="third")
+    assert [jobs.adopt(second.catalog, each) for each in (first, later, third)] == [True] * 3
+    shown = second.run(contract.bind("DescribeDBClusters", []))["items"]["db_cluster"]
+    assert {each["db_cluster_id"] for each in shown} == {desk.cluster_id, "pc-another"}
+    assert len({each["db_cluster_description"] for each in shown}) == 2
+    second.close()
+
+
+def test_registering_a_name_again_does_not_bring_a_removed_cluster_back(desk):
+    with desk.app.catalog.write() as tx:
+        tx.execute(sa.update(tables.cluster).values(dsn=""))  # known from its backups only
+    desk.call("DeleteDBCluster", DBClusterId=desk.cluster_id)
+    (job_id,) = [row.id for row in rows(desk, tables.job) if row.kind == "delete-cluster"]
+    jobs.finish_cluster_removal(desk.app.catalog, jobs.claim(desk.app.catalog, job_id, "w", DEAD))
+    again = desk.call(
+        "RegisterDBCluster", DBClusterDescription="orders", Engine="postgresql", ConnectionString="host=/x"
+    )
+    assert again["db_cluster_id"] != desk.cluster_id
+
+
+@pytest.mark.parametrize("dsn", ["host=/x password=hunter2", "postgresql://u:hunter2@h/d", "host"])
+def test_a_dsn_with_a_password_or_without_sense_is_refused(desk, dsn):
+    with pytest.raises(errors.CallerError):
+        desk.call("RegisterDBCluster", DBClusterDescription="other", Engine="postgresql", ConnectionString=dsn)
+    desk.app.close()
+    assert b"hunter2" not in b"".join(path.read_bytes() for path in desk.home.glob("catalog.db*"))
+
+
+def test_a_damaged_call_log_is_set_aside(desk):
+    desk.app.close()
+    for part in desk.home.glob("calls.db*"):
+        part.unlink()
+    (desk.home / "calls.db").write_bytes(b"not a database" * 1000)
+    again = application.open_app(desk.home)
+    assert again.calls.use_nonce("key", "n", 1) and not again.calls.use_nonce("key", "n", 1)
+    again.close()
+    assert (desk.home / "calls.damaged.db").exists()
+
+
+def test_many_calls_leave_no_descriptor_open(desk):
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    desk.call("DescribeRepository")
+    before = count()
+    for _ in range(30):
+        desk.app._facts_until = 0.0
+        desk.call("DescribeRepository")
+    assert count() <= before + 2

@@ -81,9 +81,23 @@ class Catalog:
         }
         self._queue.enqueue_in_transaction(tx, options, job_id)  # type: ignore[arg-type]
 
-    def pending_executors(self) -> set[str]:
-        """Ids of the executors that hold unfinished jobs, alive or not."""
-        return {status.executor_id for status in self._queue.list_workflows(status="PENDING") if status.executor_id}
+    def mark(self, name: str) -> None:
+        with self.write() as tx:
+            tx.execute(sa.delete(tables.meta).where(tables.meta.c.name == name))
+            tx.execute(sa.insert(tables.meta).values(name=name, value="yes"))
+
+    def marked(self, name: str) -> bool:
+        with self.read() as tx:
+            return tx.execute(sa.select(tables.meta.c.value).where(tables.meta.c.name == name)).first() is not None
+
+    def pending(self) -> list[tuple[str, str]]:
+        """Workflows that were handed out and have not ended, with the executor that has them."""
+        found = self._queue.list_workflows(status="PENDING")
+        return [(status.workflow_id, status.executor_id) for status in found if status.executor_id]
+
+    def take_up(self, workflow_id: str, executor_id: str) -> None:
+        """Queue again what that executor had, unless somebody did already."""
+        self._queue._sys_db.reenqueue_for_recovery(workflow_id, [executor_id], QUEUE)
 
 
 def new_id(tx: sa.Connection) -> str:

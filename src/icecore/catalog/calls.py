@@ -40,10 +40,23 @@ call = sa.Table(
 
 class Calls:
     def __init__(self, config: Config) -> None:
-        self._engine = database.make_engine(config.calls_url, synchronous="OFF")
-        with database.transaction(self._engine) as tx:
-            metadata.create_all(tx)
+        path = config.home / "calls.db"
+        try:
+            self._engine = self._open(config.calls_url)
+        except sa.exc.DatabaseError:
+            # nothing in it is needed: a damaged one is set aside rather than keep the server from starting
+            path.replace(path.with_name("calls.damaged.db"))
+            for name in ("calls.db-wal", "calls.db-shm"):
+                (config.home / name).unlink(missing_ok=True)
+            self._engine = self._open(config.calls_url)
         self._since_sweep = 0
+
+    @staticmethod
+    def _open(url: str) -> sa.Engine:
+        engine = database.make_engine(url, synchronous="NORMAL")
+        with engine.begin() as tx:
+            metadata.create_all(tx)
+        return engine
 
     def close(self) -> None:
         self._engine.dispose()

@@ -20,7 +20,11 @@ def register(catalog: Catalog, *, name: str, engine: str, dsn: str, region_id: s
     with catalog.write() as tx:
         orphan = tx.execute(
             sa.select(tables.cluster).where(
-                tables.cluster.c.name == name, tables.cluster.c.dsn == "", tables.cluster.c.origin == "registered"
+                tables.cluster.c.name == name,
+                tables.cluster.c.dsn == "",
+                tables.cluster.c.origin == "registered",
+                tables.cluster.c.deleted_at.is_(None),
+                tables.cluster.c.status != ClusterStatus.DELETING,
             )
         ).first()
         if orphan is not None:
@@ -63,6 +67,13 @@ def observed(
                 **(facts or {}),
             )
         )
+
+
+def moved(catalog: Catalog, cluster_id: str, *, dsn: str, host: str, port: int) -> None:
+    """A restored server answers at another address from now on."""
+    with catalog.write() as tx:
+        values = {"dsn": dsn, "host": host, "port": port}
+        tx.execute(sa.update(tables.cluster).where(tables.cluster.c.id == cluster_id).values(**values))
 
 
 def live(catalog: Catalog) -> list[sa.Row[Any]]:

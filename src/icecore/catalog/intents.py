@@ -70,7 +70,8 @@ def accept_backup(
 
 
 def accept_deletion(catalog: Catalog, cluster_id: str, backup_ids: list[str]) -> None:
-    """Take backups away from view and quota, and queue the removal of their bytes. All of them or none.
+    """Take backups away from view and quota, and queue the removal of their bytes. All of them or none. One whose
+    removal failed can be asked for again.
 
     Errors: ClusterNotFound, BackupNotFound, BackupStatusDenied (still being made, or being restored from).
     """
@@ -79,14 +80,12 @@ def accept_deletion(catalog: Catalog, cluster_id: str, backup_ids: list[str]) ->
         for backup_id in backup_ids:
             row = tx.execute(
                 sa.select(tables.backup).where(
-                    tables.backup.c.id == backup_id,
-                    tables.backup.c.cluster_id == cluster_id,
-                    tables.backup.c.status != BackupStatus.DELETING,
+                    tables.backup.c.id == backup_id, tables.backup.c.cluster_id == cluster_id
                 )
             ).first()
-            if row is None:
+            if row is None or (row.status == BackupStatus.DELETING and _unfinished(tx, backup_id=backup_id)):
                 raise errors.BackupNotFound()
-            if row.status not in (BackupStatus.SUCCESS, BackupStatus.FAILED):
+            if row.status in (BackupStatus.PENDING, BackupStatus.RUNNING):
                 raise errors.BackupStatusDenied(backup_id=backup_id, backup_status=row.status)
             if _being_restored(tx, backup_id):
                 raise errors.BackupStatusDenied(backup_id=backup_id, backup_status="being restored")
@@ -148,19 +147,17 @@ def accept_restore(
 
 def accept_cluster_removal(catalog: Catalog, cluster_id: str, keep: str) -> None:
     """Forget a cluster. A restored one is stopped and its directory removed by a job; a registered server is not
-    touched. ``keep``: NONE deletes its backups, LATEST all but the newest successful one, ALL keeps them.
+    touched. ``keep``: NONE deletes its backups, LATEST all but the newest successful one, ALL keeps them. A removal
+    that failed can be asked for again.
 
     Errors: ClusterNotFoundOnDelete, ClusterStatusDenied (a job of its own still runs).
     """
     with catalog.write() as tx:
-        try:
-            live_cluster(tx, cluster_id)
-        except errors.ClusterNotFound as error:
-            raise errors.ClusterNotFoundOnDelete() from error
-        unfinished = sa.select(tables.job.c.id).where(
-            tables.job.c.cluster_id == cluster_id, tables.job.c.state.in_((JobState.QUEUED, JobState.RUNNING))
-        )
-        if tx.execute(unfinished).first() is not None:
+        row = tx.execute(sa.select(tables.cluster).where(tables.cluster.c.id == cluster_id)).first()
+        unfinished = _unfinished(tx, cluster_id=cluster_id)
+        if row is None or row.deleted_at is not None or (row.status == ClusterStatus.DELETING and unfinished):
+            raise errors.ClusterNotFoundOnDelete()
+        if unfinished:
             raise errors.ClusterStatusDenied()
         backups = tx.execute(
             sa.select(tables.backup.c.id, tables.backup.c.status)
@@ -311,12 +308,15 @@ def _manual_backups(tx: sa.Connection, cluster_id: str) -> int:
 
 
 def _being_restored(tx: sa.Connection, backup_id: str) -> bool:
-    unfinished = sa.select(tables.job.c.id).where(
-        tables.job.c.kind == JobKind.RESTORE,
-        tables.job.c.backup_id == backup_id,
-        tables.job.c.state.in_((JobState.QUEUED, JobState.RUNNING)),
-    )
-    return tx.execute(unfinished).first() is not None
+    return _unfinished(tx, backup_id=backup_id, kind=JobKind.RESTORE)
+
+
+def _unfinished(tx: sa.Connection, **match: str) -> bool:
+    """Whether a queued or running job has these values."""
+    query = sa.select(tables.job.c.id).where(tables.job.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
+    for name, value in match.items():
+        query = query.where(tables.job.c[name] == value)
+    return tx.execute(query.limit(1)).first() is not None
 
 
 def _backup_to_restore(tx: sa.Connection, cluster_id: str, point: str) -> sa.Row[Any]:

@@ -99,6 +99,27 @@ def hand_over(catalog: Catalog, held: Claim) -> None:
             catalog.enqueue(tx, held.job_id, held.cluster_id, again=True)
 
 
+def require_held(catalog: Catalog, held: Claim) -> None:
+    """Raise StaleWorker when the claim was lost or the job has ended (C4)."""
+    with catalog.read() as tx:
+        _held_row(tx, held)
+
+
+def stranded(catalog: Catalog) -> list[str]:
+    """Unfinished jobs that no queued or running workflow stands for."""
+    waiting = sa.text(
+        "SELECT count(*) FROM workflow_status WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')"
+        " AND (workflow_uuid = :whole OR workflow_uuid LIKE :again)"
+    )
+    with catalog.read() as tx:
+        unfinished = sa.select(tables.job.c.id).where(tables.job.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
+        return [
+            job_id
+            for job_id in tx.execute(unfinished).scalars().all()
+            if not tx.execute(waiting, {"whole": f"job-{job_id}", "again": f"job-{job_id}-%"}).scalar()
+        ]
+
+
 def put_back(catalog: Catalog, job_id: str) -> None:
     """Queue a job again that this process was given but never claimed."""
     with catalog.write() as tx:
@@ -164,10 +185,15 @@ def adopt(catalog: Catalog, facts: BackupFacts) -> bool:
         if tx.execute(sa.select(tables.backup.c.id).where(tables.backup.c.id == facts.backup_id)).first():
             return False
         if not tx.execute(sa.select(tables.cluster.c.id).where(tables.cluster.c.id == facts.cluster_id)).first():
+            taken = sa.select(tables.cluster.c.id).where(
+                tables.cluster.c.name == facts.cluster_name, tables.cluster.c.deleted_at.is_(None)
+            )
+            # two clusters had this name, one after the other
+            other = f"{facts.cluster_name}-{facts.cluster_id[-6:]}" if tx.execute(taken).first() else ""
             tx.execute(
                 sa.insert(tables.cluster).values(
                     id=facts.cluster_id,
-                    name=facts.cluster_name,
+                    name=other or facts.cluster_name,
                     engine=facts.engine,
                     dsn="",
                     origin="registered",

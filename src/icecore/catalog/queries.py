@@ -57,11 +57,6 @@ def backup(catalog: Catalog, backup_id: str) -> sa.Row[Any]:
     return (exact or rows)[0]
 
 
-def any_backup(catalog: Catalog) -> bool:
-    with catalog.read() as tx:
-        return tx.execute(sa.select(tables.backup.c.id).limit(1)).first() is not None
-
-
 def backup_jobs(catalog: Catalog, cluster_id: str, *, job_id: str = "", mode: str = "", limit: int = 100) -> Rows:
     """Backup jobs with their mode, newest first. Without a job id: the unfinished ones and the last finished."""
     query = (

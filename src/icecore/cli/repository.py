@@ -71,6 +71,7 @@ def stat(options: Namespace, output: Output) -> None:
         "stored_bytes": counted.stored_bytes,
         "logical_bytes": counted.logical_bytes,
         "backup_count": counted.backup_count,
+        "damaged_count": counted.damaged_count,
         "object_count": counted.object_count,
     }
     output.result(screens.repository(result), contract.render("DescribeRepository", result, ""))

@@ -261,9 +261,14 @@ def repository(result: Result) -> str:
         [
             ("Location", result.get("location", "")),
             ("Encrypted", "yes" if result.get("encrypted") else "no"),
-            ("Backups", str(result.get("backup_count", 0))),
+            ("Backups", _backups(result)),
             ("Restorable", size(logical)),
             ("Stored", f"{size(stored)}{factor}"),
             ("Objects", str(result.get("object_count", 0))),
         ]
     )
+
+
+def _backups(result: Result) -> str:
+    damaged = result.get("damaged_count", 0)
+    return f"{result.get('backup_count', 0)}" + (f"   ! {damaged} cannot be read" if damaged else "")

@@ -65,7 +65,8 @@ class RepositoryStat:
     stored_bytes: int
     object_count: int
     logical_bytes: int  # the sum of the backups' sizes
-    backup_count: int
+    backup_count: int  # that can be read
+    damaged_count: int  # whose manifest cannot be read
 
 
 class Repository:
@@ -234,8 +235,9 @@ class Repository:
     def stat(self, cluster_id: str | None = None) -> RepositoryStat:
         prefix = "" if cluster_id is None else ClusterLayout(cluster_id).root
         sizes = [found.size_bytes for found in self.storage.list(prefix)]
-        logical = [facts.size_bytes for facts in self.backups(cluster_id)]
-        return RepositoryStat(sum(sizes), len(sizes), sum(logical), len(logical))
+        damaged: list[Damaged] = []
+        logical = [facts.size_bytes for facts in self.backups(cluster_id, damaged=damaged)]
+        return RepositoryStat(sum(sizes), len(sizes), sum(logical), len(logical), len(damaged))
 
     def _manifest(self, layout: ClusterLayout, backup_id: str) -> tuple[BackupFacts, Root]:
         name = layout.manifest(backup_id)

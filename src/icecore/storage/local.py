@@ -13,6 +13,7 @@ import os
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -201,6 +202,7 @@ class LocalStorage:
         with self._lock:
             if self._root_fd < 0:
                 self._root_fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                weakref.finalize(self, os.close, self._root_fd)
 
     def _make_parents(self, target: Path) -> None:
         """Make the directories above ``target`` and their names durable.

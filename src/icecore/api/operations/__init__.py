@@ -17,11 +17,13 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Context:
-    """What an operation may use. ``repository`` gives sizes kept by the process, not read for the call."""
+    """What an operation may use. ``repository`` gives sizes kept by the process, not read for the call;
+    ``refuse_secret`` raises ``Refused`` for a DSN that holds a password or is none."""
 
     catalog: Catalog
     calls: Calls
     repository: Callable[[], dict[str, Any]]
+    refuse_secret: Callable[[str], None]
 
 
 Operation = Callable[[Context, Call], Result]

@@ -87,7 +87,6 @@ def describe_backup(context: Context, call: Call) -> Result:
     row = queries.backup(context.catalog, call.params["backup_id"])
     cluster = clusters.one(context.catalog, row.cluster_id, also_removed=True)
     facts = json.loads(row.facts or "{}")
-    repository = context.repository()
     return {
         "backup": {
             **_backup(row),
@@ -104,7 +103,7 @@ def describe_backup(context: Context, call: Call) -> Result:
             "client_token": row.client_token,
             "tool_version": facts.get("tool_version", ""),
             "warnings": facts.get("warnings", []),
-            "restore_recipe": _recipe(row.id, repository) if row.status == BackupStatus.SUCCESS else [],
+            "restore_recipe": _recipe(row.id, context) if row.status == BackupStatus.SUCCESS else [],
             "start_time": row.started_at or row.accepted_at,
             "stop_time": facts.get("stopped_at"),
         }
@@ -130,9 +129,10 @@ def _backup(row: sa.Row[Any]) -> Result:
     }
 
 
-def _recipe(backup_id: str, repository: Result) -> list[str]:
-    key = "--key-file repository.key " if repository["encrypted"] else ""
+def _recipe(backup_id: str, context: Context) -> list[str]:
+    config = context.catalog.config
+    key = "--key-file repository.key " if config.encrypted else ""
     return [
         f"pip install icecore=={__version__}",
-        f"icecore restore --repo {repository['location']} {key}{backup_id} --to /path/to/new/data",
+        f"icecore restore --repo {config.repository} {key}{backup_id} --to /path/to/new/data",
     ]

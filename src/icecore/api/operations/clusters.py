@@ -55,6 +55,7 @@ def delete_cluster(context: Context, call: Call) -> Result:
 
 def register_cluster(context: Context, call: Call) -> Result:
     params = call.params
+    context.refuse_secret(params["connection_string"])  # it would lie in the catalog and in answers
     cluster_id = clusters.register(
         context.catalog,
         name=params["db_cluster_description"],

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icecore.engines import BackupSession, Probe
+from icecore.engines.postgresql.connect import address, refuse_secret
+from icecore.engines.postgresql.dsn import address, refuse_secret
 from icecore.engines.postgresql.restore import PostgresRestore
 from icecore.errors import EngineRefused
 
 if TYPE_CHECKING:
     from icecore.engines.postgresql.probe import Examination
 
-__all__ = ["PostgresEngine", "PostgresRestore"]
+__all__ = ["PostgresEngine", "PostgresRestore", "address", "refuse_secret"]
 
 RETAINED_LIMIT_BYTES = 8 * 1024**3  # log the server may keep for us before we rather give up than fill its disk
 
