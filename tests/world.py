@@ -499,6 +499,9 @@ def copy_session(
     assert not list(scratch.iterdir()), "the session left scratch files"
     for path, content in held.items():
         (data / path).write_bytes(content)
+    # As a restore leaves it: every file is already the user's who will run the server.
+    for directory in (data, *tablespaces.values()):
+        own(directory)
     target = RestoreTarget(data, tablespaces)
     restore.finish_files(facts, target)
     return Copy(facts, target, paths, skipped)

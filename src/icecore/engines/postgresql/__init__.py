@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icecore.engines import BackupSession, Probe
-from icecore.engines.postgresql.connect import address, refuse_secret
 from icecore.engines.postgresql.dsn import address, refuse_secret
 from icecore.engines.postgresql.restore import PostgresRestore
 from icecore.errors import EngineRefused

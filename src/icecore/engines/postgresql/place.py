@@ -18,16 +18,18 @@ _DEFAULT_NAMES = {"config_file": "postgresql.conf", "hba_file": "pg_hba.conf", "
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def write(path: Path, content: str, owner: tuple[int, int] | None = None) -> None:
-    """Whole or not at all; left alone where it is so already. ``owner``: whose it is, when we are root."""
+def write(path: Path, content: str) -> None:
+    """Whole or not at all; left alone where it is so already."""
     with contextlib.suppress(FileNotFoundError):
         if path.read_text(encoding="utf-8", errors="surrogateescape") == content:
             return
     temporary = path.with_name(path.name + ".icecore")
-    temporary.write_text(content, encoding="utf-8", errors="surrogateescape")
-    temporary.chmod(0o600)
-    if owner is not None and os.geteuid() == 0:
-        os.chown(temporary, *owner)
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
     temporary.rename(path)
 
 
@@ -91,21 +93,12 @@ def owner_of(target: RestoreTarget) -> tuple[int, int] | None:
     return (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
 
 
-def give(directory: Path, owner: tuple[int, int] | None) -> None:
-    """Everything below ``directory``, itself last, to its owner. Links are changed, not followed."""
-    if owner is None or os.geteuid() != 0:
-        return
+def give(directory: Path, owner: tuple[int, int]) -> None:
+    """Everything below ``directory``, itself last, to its owner. Only where nobody else can plant anything."""
     for folder, names, files in os.walk(directory):
         for name in (*names, *files):
-            with contextlib.suppress(FileNotFoundError):  # a running server removes files
-                os.lchown(Path(folder, name), *owner)
+            os.lchown(Path(folder, name), *owner)
     os.lchown(directory, *owner)
-
-
-def give_unless_given(directory: Path, owner: tuple[int, int]) -> None:
-    """The same once: a directory that has its owner already was given whole, for it is given last."""
-    if directory.stat().st_uid != owner[0]:
-        give(directory, owner)
 
 
 def sync_file_system(directory: Path) -> None:

@@ -22,6 +22,7 @@ from icecore.engines import RestoredServer, RestoreTarget, ServerPlace
 from icecore.engines.postgresql import binaries, conffile
 from icecore.engines.postgresql import place as places
 from icecore.engines.postgresql.control import CONTROL_PATH, guarded, parse, read_control
+from icecore.engines.postgresql.owner import as_owner, closed_to_others
 from icecore.engines.postgresql.walk import EXPECTED_DIRECTORIES
 from icecore.errors import Damaged, EngineFailed, TargetRefused
 from icecore.model import BackupFacts
@@ -88,6 +89,24 @@ class PostgresRestore:
         return guarded(content)
 
     def finish_files(self, facts: BackupFacts, target: RestoreTarget) -> None:
+        doing = "finishing the restored files"
+        directories = (target.data_directory, *target.tablespaces.values())
+        if not target.data_directory.is_dir():
+            raise EngineFailed(doing=doing, reason=f"{target.data_directory} is not there")
+        owner = places.owner_of(target)
+        if owner is None:
+            self._finish(facts, target)
+        elif all(closed_to_others(each) for each in directories):
+            # Below a directory that only root may enter the owner cannot work, and cannot plant anything either.
+            self._finish(facts, target)
+            for directory in directories:
+                places.give(directory, owner)
+        else:
+            as_owner(owner, doing, lambda: self._finish(facts, target))
+        for directory in directories:
+            places.sync_file_system(directory)
+
+    def _finish(self, facts: BackupFacts, target: RestoreTarget) -> None:
         data, known = target.data_directory, facts.engine_facts
         # 1. A backup that could not be recovered must be noticed now, not by a server that starts on it.
         _require_label(data)
@@ -107,12 +126,6 @@ class PostgresRestore:
         places.write_configuration(data, known.get("configuration", {}), _unwanted(data))
         _write_recovery_settings(data, known)
         (data / "recovery.signal").touch(mode=0o600)
-        # 6. All of it belongs to one user, and is durable.
-        owner = places.owner_of(target)
-        for directory in (data, *target.tablespaces.values()):
-            places.give(directory, owner)
-        for directory in (data, *target.tablespaces.values()):
-            places.sync_file_system(directory)
 
     def server(self, facts: BackupFacts, place: ServerPlace) -> RestoredServer:
         from icecore.engines.postgresql.server import PostgresServer

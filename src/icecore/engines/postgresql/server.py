@@ -6,9 +6,11 @@ it archives, which libraries it preloads) stands in one marked block at the end 
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pwd
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +19,14 @@ from typing import Any
 from icecore.engines import ServerPlace
 from icecore.engines.postgresql import binaries, conffile, place
 from icecore.engines.postgresql.control import lsn_number
+from icecore.engines.postgresql.knock import knock
+from icecore.engines.postgresql.owner import as_owner, private_directory, private_file, read_small, rights
 from icecore.errors import EngineFailed, EngineUnreachable, TargetRefused
 from icecore.model import BackupFacts
 
 SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path less its final zero
 _POLL_S = 0.1
+_LOG_END_BYTES = 65536
 _PRELOADS = ("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries")
 
 
@@ -34,55 +39,48 @@ class PostgresServer:
     # ------------------------------------------------------------ contract
 
     def prepare(self) -> None:
-        where, known = self._place, self._facts.engine_facts
-        data = where.data_directory
-        socket_path = where.socket_directory / f".s.PGSQL.{where.port}"
-        if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES:
-            raise TargetRefused(f"the socket's path {socket_path} is too long", "Use a directory with a shorter path.")
-        # 1. Something was restored, and can be started.
-        if not (data / "PG_VERSION").exists():
-            raise EngineFailed(doing="preparing the restored server", reason=f"{data} holds no restored files")
+        where = self._place
+        if len(os.fsencode(self._socket())) > SOCKET_PATH_BYTES:
+            raise TargetRefused(
+                f"the socket's path {self._socket()} is too long", "Use a directory with a shorter path."
+            )
+        # 1. Where it listens, what it must not do, and who may enter. Every restored file is its owner's already.
         self._programs()
+        as_owner(where.owner, "preparing the restored server", self._write_settings)
         # 2. Its own socket directory: the only way in without a password, so only its owner may enter.
-        where.socket_directory.mkdir(parents=True, exist_ok=True)
-        where.socket_directory.chmod(0o700)
-        place.give(where.socket_directory, where.owner)
-        # 3. All files belong to the user that runs it.
-        for link in (data / "pg_tblspc").iterdir():
-            place.give_unless_given(Path(os.path.realpath(link)), where.owner)
-        place.give_unless_given(data, where.owner)
-        # 4. Where it listens and what it must not do.
-        path = data / "postgresql.auto.conf"
-        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
-        place.write(path, conffile.block(text, "server settings", self._settings(known)), where.owner)
-        # 5. Access: ours first, for the bootstrap role through that socket; then the source's rules.
-        hba = data / "pg_hba.conf"
-        rules = hba.read_text(encoding="utf-8", errors="surrogateescape") if hba.exists() else ""
-        place.write(hba, _with_own_rule(rules, known["role"]), where.owner)
-        # 6. What it says goes to one file.
-        where.log_file.parent.mkdir(parents=True, exist_ok=True)
-        where.log_file.touch(mode=0o600)
-        place.give(where.log_file, where.owner)
+        private_directory(where.socket_directory, where.owner)
+        # 3. What it says goes to one file.
+        private_file(where.log_file, where.owner)
 
     def start(self, timeout_s: float, still_wanted: Callable[[], None] = lambda: None) -> None:
         deadline = time.monotonic() + timeout_s
+        still_wanted()
         # 1. Nothing to do for a server that runs; it may still be recovering.
-        if not self.running():
+        launched = not self.running()
+        if launched:
             self._drop_stale_lock()
             self._launch()
+
+        def wanted() -> None:
+            try:
+                still_wanted()
+            except BaseException:
+                if launched:
+                    self._abandon()
+                raise
+
         # 2. Recovered, past the backup's end, and taking writes.
-        self._wait_until_writable(deadline, still_wanted)
+        self._wait_until_writable(deadline, wanted)
 
     def running(self) -> bool:
         return binaries.postmaster_of(self._place.data_directory) != 0
 
     def stop(self, timeout_s: float) -> None:
-        """A fast shutdown: sessions are ended, everything is written. Nothing happens if it does not run."""
-        if not self.running():
-            return
-        patience = str(max(int(timeout_s), 1))
-        command: list[str | Path] = [self._programs() / "pg_ctl", "stop", "-w", "-m", "fast", "-t", patience]
-        self._run([*command, "-D", self._place.data_directory], "stopping the restored server", timeout_s + 10)
+        """A fast shutdown: sessions are ended, everything is written. Where the directory is gone, an immediate one."""
+        gone = not self._place.data_directory.is_dir()
+        if not self._end(signal.SIGQUIT if gone else signal.SIGINT, timeout_s):
+            reason = f"it still runs after {timeout_s:.0f} s {self._last_words()}"
+            raise EngineFailed(doing="stopping the restored server", reason=reason)
 
     def dsn(self) -> str:
         role = str(self._facts.engine_facts["role"])
@@ -90,6 +88,23 @@ class PostgresServer:
         return f"host={_dsn_value(socket)} port={self._place.port} user={_dsn_value(role)} dbname={self._database()}"
 
     # ------------------------------------------------------------ settings
+
+    def _write_settings(self) -> None:
+        """As the owner. Only what differs is written: the server may run, and ``ALTER SYSTEM`` writes there, too."""
+        data, known = self._place.data_directory, self._facts.engine_facts
+        if not (data / "PG_VERSION").exists():
+            raise EngineFailed(doing="preparing the restored server", reason=f"{data} holds no restored files")
+        # 1. Settings.
+        path = data / "postgresql.auto.conf"
+        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+        place.write(path, conffile.block(text, "server settings", self._settings(known)))
+        # 2. Access: ours first, for the bootstrap role through its own socket; then the source's rules.
+        hba = data / "pg_hba.conf"
+        rules = hba.read_text(encoding="utf-8", errors="surrogateescape") if hba.exists() else ""
+        place.write(hba, _with_own_rule(rules, known["role"]))
+
+    def _socket(self) -> Path:
+        return self._place.socket_directory / f".s.PGSQL.{self._place.port}"
 
     def _settings(self, known: Mapping[str, Any]) -> list[str]:
         where = self._place
@@ -140,7 +155,7 @@ class PostgresServer:
     def _programs(self) -> Path:
         if self._bin is None:
             known = self._facts.engine_facts
-            self._bin = binaries.find(str(known["major"]), known)
+            self._bin = binaries.find(str(known["major"]), known, self._place.owner)
         return self._bin
 
     def _drop_stale_lock(self) -> None:
@@ -148,11 +163,11 @@ class PostgresServer:
         recorded number for its server, so one that cannot be alive is removed; every other case is left to it."""
         lock = self._place.data_directory / "postmaster.pid"
         try:
-            written_at = int(lock.read_text().splitlines()[2])
+            written_at = int(read_small(lock).splitlines()[2])
         except (OSError, ValueError, IndexError):
             return
         if written_at < binaries.booted_at():
-            lock.unlink(missing_ok=True)
+            as_owner(self._place.owner, f"removing {lock}", lambda: lock.unlink(missing_ok=True))
 
     def _launch(self) -> None:
         where = self._place
@@ -160,12 +175,6 @@ class PostgresServer:
         self._run([*command, "-D", where.data_directory], "starting the restored server", 60)
 
     def _run(self, command: Sequence[str | Path], doing: str, timeout_s: float) -> None:
-        uid, gid = self._place.owner
-        drop: dict[str, Any] = {}
-        if os.geteuid() == 0 and uid != 0:
-            # PostgreSQL does not run as root; neither does any program of its.
-            name = pwd.getpwuid(uid).pw_name
-            drop = {"user": uid, "group": gid, "extra_groups": os.getgrouplist(name, gid)}
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
         try:
             done = subprocess.run(
@@ -178,7 +187,7 @@ class PostgresServer:
                 timeout=timeout_s,
                 check=False,
                 start_new_session=True,  # a signal to our terminal is none to the server
-                **drop,
+                **rights(self._place.owner),  # PostgreSQL does not run as root; neither does any program of its
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise EngineFailed(doing=doing, reason=str(error)) from error
@@ -187,51 +196,116 @@ class PostgresServer:
                 doing=doing, reason=f"{done.stdout.decode(errors='replace').strip()} {self._last_words()}"
             )
 
-    def _wait_until_writable(self, deadline: float, still_wanted: Callable[[], None]) -> None:
-        from icecore.engines.postgresql.connect import connect_sql, query
+    def _end(self, how: signal.Signals, timeout_s: float) -> bool:
+        """Signal the server and wait; whether none is left."""
+        deadline = time.monotonic() + timeout_s
+        told = 0
+        while pid := binaries.postmaster_of(self._place.data_directory):
+            if pid != told:
+                # The number comes from the owner's file: root ends none but the owner's own processes.
+                if os.geteuid() == 0 and not binaries.belongs_to(pid, self._place.owner[0]):
+                    raise EngineFailed(doing="stopping the restored server", reason=f"process {pid} is another user's")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, how)
+                told = pid
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
 
+    def _abandon(self) -> None:
+        """End what was just launched, which may not have its lock file yet. Best effort."""
+        deadline = time.monotonic() + 2
+        while not self.running() and time.monotonic() < deadline:
+            time.sleep(_POLL_S / 2)
+        with contextlib.suppress(EngineFailed, OSError):
+            self._end(signal.SIGQUIT, 10)
+
+    def _wait_until_writable(self, deadline: float, still_wanted: Callable[[], None]) -> None:
         doing = "waiting for the restored server"
         reason = "it has not answered"
         started = time.monotonic()
-        while time.monotonic() < deadline:
+        asking: _Asking | None = None
+        while True:
             still_wanted()
+            if time.monotonic() >= deadline:
+                raise EngineFailed(doing=doing, reason=f"{reason} {self._last_words()}")
             if not self.running() and time.monotonic() - started > 2:
                 raise EngineFailed(doing=doing, reason=f"it ended: {self._last_words()}")
-            if self._status() not in ("ready", "standby"):
-                # Knocking earlier would only fill its log with refusals.
-                time.sleep(_POLL_S)
-                continue
-            try:
-                with connect_sql(self.dsn(), None) as connection:
-                    ((recovering,),) = query(connection, doing, "SELECT pg_is_in_recovery()")
-                    if not recovering:
-                        ((position,),) = query(connection, doing, "SELECT pg_current_wal_lsn()::text")
-                        stop = self._facts.boundary.stop_position
-                        if lsn_number(position) < lsn_number(stop):
-                            raise EngineFailed(doing=doing, reason=f"recovery ended at {position}, before {stop}")
-                        # A transaction number is given out by a server that takes writes only.
-                        query(connection, doing, "SELECT txid_current()")
-                        return
-                    reason = "it is still recovering"
-            except EngineUnreachable as error:
-                reason = str(error.fields["reason"])
+            # Knocking earlier would only fill its log with refusals.
+            if asking is None and self._status() in ("ready", "standby"):
+                asking = _Asking(self._not_writable)
             time.sleep(_POLL_S)
-        raise EngineFailed(doing=doing, reason=f"{reason} {self._last_words()}")
+            if asking is not None and not asking.is_alive():
+                reason = asking.answer()
+                if not reason:
+                    return
+                asking = None
+
+    def _not_writable(self) -> str:
+        """Why it does not take writes yet; "" when it does. ``EngineFailed``: it never will."""
+        from icecore.engines.postgresql.connect import connect_sql, query
+
+        doing = "waiting for the restored server"
+        later = knock(self._socket(), str(self._facts.engine_facts["role"]), self._database())
+        if later:
+            return later
+        try:
+            with connect_sql(self.dsn(), None) as connection:
+                ((recovering,),) = query(connection, doing, "SELECT pg_is_in_recovery()")
+                if recovering:
+                    return "it is still recovering"
+                ((position,),) = query(connection, doing, "SELECT pg_current_wal_lsn()::text")
+                stop = self._facts.boundary.stop_position
+                if lsn_number(position) < lsn_number(stop):
+                    raise EngineFailed(doing=doing, reason=f"recovery ended at {position}, before {stop}")
+                # A transaction number is given out by a server that takes writes only.
+                query(connection, doing, "SELECT txid_current()")
+                return ""
+        except EngineUnreachable as error:
+            return str(error.fields["reason"])
 
     def _status(self) -> str:
         """What the postmaster says of itself in the last line of its lock file."""
         try:
-            return (self._place.data_directory / "postmaster.pid").read_text().splitlines()[7].strip()
+            return read_small(self._place.data_directory / "postmaster.pid").splitlines()[7].strip()
         except (OSError, IndexError):
             return ""
 
     def _last_words(self) -> str:
         try:
-            lines = self._place.log_file.read_text(errors="replace").splitlines()
-        except OSError:
+            lines = str(as_owner(self._place.owner, "reading its log", self._log_end)).splitlines()
+        except EngineFailed:
             return ""
         telling = [line for line in lines[-50:] if "FATAL" in line or "PANIC" in line or "ERROR" in line]
         return " | ".join(telling[-3:] or lines[-3:])
+
+    def _log_end(self) -> str:
+        with self._place.log_file.open("rb") as log:
+            log.seek(max(log.seek(0, os.SEEK_END) - _LOG_END_BYTES, 0))
+            return log.read(_LOG_END_BYTES).decode(errors="replace")
+
+
+class _Asking(threading.Thread):
+    """A question to a server beside the wait: a connection may hang for seconds, and the wait must stay endable."""
+
+    def __init__(self, ask: Callable[[], str]) -> None:
+        super().__init__(name="asking-restored-server", daemon=True)
+        self._ask = ask
+        self._answer = ""
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._answer = self._ask()
+        except BaseException as error:
+            self._error = error
+
+    def answer(self) -> str:
+        if self._error is not None:
+            raise self._error
+        return self._answer
 
 
 def _dsn_value(value: str) -> str:
