@@ -118,17 +118,20 @@ class RestoreTask(_Base):
         target = RestoreTarget(
             self._directory / "data", tablespace_places(reader.facts, self._directory / "tablespaces")
         )
-        self._directory.mkdir(parents=True)
-        self._directory.chmod(0o711)  # ours; only what is in it belongs to the server's user
+        # The cluster's own directory stays ours; only what is in it belongs to the server's user, who may not enter
+        # before everything is in its place
+        self._directory.parent.mkdir(mode=0o711, exist_ok=True)
+        self._directory.mkdir(mode=0o700)
+        _refuse_unreachable(self._directory, owner[0], owner[1])
         for name in ("socket", "log"):
             (self._directory / name).mkdir(mode=0o700)
             os.chown(self._directory / name, *owner)
         if target.tablespaces:
             (self._directory / "tablespaces").mkdir()
             (self._directory / "tablespaces").chmod(0o711)
-        _refuse_unreachable(target.data_directory, owner[0], owner[1])
         plan = restore.plan(reader, engine, target, owner=owner, block_bytes=repository.block_bytes)
         restore.run(plan, reader, engine, self.watch, threads=self.config.threads)
+        self._directory.chmod(0o711)
         # The port now, not hours ago; and the note first: who cleans up after a kill must find what we start
         place = server_place(self.config, cluster.id, port=_free_port())
         note_server(self.config, cluster.id, reader.facts, place.port)

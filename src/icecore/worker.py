@@ -93,7 +93,8 @@ class Worker:
         from dbos import DBOS
 
         self._stopping.set()
-        DBOS.destroy(workflow_completion_timeout_sec=int(timeout_s))
+        # DBOS looks once a second whether it may go; with nothing at work there is nothing to wait for
+        DBOS.destroy(workflow_completion_timeout_sec=int(timeout_s) if self._dispatched else 0)
         for thread in self._threads:
             thread.join(timeout=5)
         if self.idle():

@@ -52,6 +52,8 @@ def _sentence(row: sa.Row[Any], last: sa.Row[Any] | None) -> str:
         return f"not reachable: {row.status_reason}"
     if row.status != ClusterStatus.RUNNING:
         return ""
+    if last is None and row.origin == "restored":
+        return ""  # a copy: what it was made from is what must not be lost
     if last is None:
         return "never backed up; everything would be lost"
     if now() - last.consistent_at > STALE_AFTER_S:
