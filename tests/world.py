@@ -561,6 +561,8 @@ def end_servers_below(directory: Path) -> None:
     """Servers whose data directory lies below ``directory``: those a failed test left behind."""
     for lock in directory.glob("**/postmaster.pid"):
         with contextlib.suppress(OSError, ValueError, IndexError):
+            if not lock.is_file():
+                continue
             pid = int(lock.read_text().splitlines()[0])
             if Path(f"/proc/{pid}/cwd").samefile(lock.parent):
                 os.kill(pid, signal.SIGQUIT)

@@ -6,6 +6,7 @@ or "never". Source: PostgreSQL's documentation, "Frontend/Backend Protocol", pro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -49,7 +50,8 @@ def _listen(door: socket.socket, role: str) -> str:
     while True:
         kind, body = _message(door)
         if kind == b"Z":  # ready for a query: the role may log in, the database may be used
-            door.sendall(b"X" + struct.pack("!I", 4))
+            with contextlib.suppress(OSError):
+                door.sendall(b"X" + struct.pack("!I", 4))
             return ""
         if kind == b"R" and struct.unpack_from("!I", body)[0] != 0:
             raise EngineFailed(doing=doing, reason=f"it demands a password of {role} on its private socket")
