@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -59,13 +59,23 @@ def tablespaces(facts: BackupFacts) -> list[str]:
     return [f"{TABLESPACES}{space['oid']}" for space in facts.engine_facts.get("tablespaces", ())]
 
 
-def run(restore: RestorePlan, reader: Reader, engine: RestoreEngine, watch: Watch, *, threads: int) -> None:
+def run(
+    restore: RestorePlan,
+    reader: Reader,
+    engine: RestoreEngine,
+    watch: Watch,
+    *,
+    threads: int,
+    hand_over: Callable[[], None] = lambda: None,
+) -> None:
     """Carry out a plan. Afterwards the directory is durable and can be started.
+
+    Where root restores for another user, the caller keeps the target behind a closed door, for who may enter could lead
+    us astray by a planted link; ``hand_over`` opens it, once everything that we write ourselves is written.
 
     Errors: Damaged (a stored byte is wrong: nothing wrong was delivered as right), StorageFailed, StorageFull.
     """
-    # The directories. Where root restores for another user, the caller keeps them behind a closed door meanwhile:
-    # who may enter could lead us astray by a planted link
+    # The directories
     watch.phase(Phase.PREPARING, restore.facts.size_bytes)
     target = restore.target
     for place in (target.data_directory, *target.tablespaces.values()):
@@ -79,15 +89,21 @@ def run(restore: RestorePlan, reader: Reader, engine: RestoreEngine, watch: Watc
     layer.lay(file for file in reader.files() if not _kept_for_later(file, engine, last))
     watch.step("files-laid")
 
+    # The files without which no server starts: guarded, and under another name for now
+    staged = []
+    for file in last:
+        content = engine.guarded(file.meta.path, _content(file, reader))
+        staged.append(_Staged(layer.place(file.meta.path), content, file.meta.mode, restore.owner))
+    hand_over()
+
     # Links, empty directories, signals and settings; the tree is made durable
     watch.phase(Phase.CHECKING, restore.facts.size_bytes)
     engine.finish_files(restore.facts, target)
     watch.step("files-finished")
 
-    # The files without which no server starts, guarded, whole or not at all
-    for file in last:
-        content = engine.guarded(file.meta.path, _content(file, reader))
-        _write_whole(layer.place(file.meta.path), content, file.meta.mode, restore.owner)
+    # Now the last ones get their names
+    for each in staged:
+        each.give_name()
     watch.step("restored")
 
 
@@ -200,22 +216,28 @@ def _write_at(descriptor: int, block: bytes, at: int) -> None:
         view, at = view[written:], at + written
 
 
-def _write_whole(place: Path, content: bytes, mode: int, owner: tuple[int, int] | None) -> None:
-    """Temporary name, fsync, rename, fsync of the directory: there whole or not at all."""
-    with _translated(place):
-        scratch = place.with_name(place.name + ".icecore")
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            if owner:
-                os.fchown(file.fileno(), *owner)
-            os.fsync(file.fileno())
-        scratch.replace(place)
-        parent = os.open(place.parent, os.O_RDONLY)
-        os.fsync(parent)
-        os.close(parent)
+class _Staged:
+    """A whole, durable file beside its place; ``give_name`` puts it there. Its directory is held open meanwhile: a path
+    could be led elsewhere by then."""
+
+    def __init__(self, place: Path, content: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+        self._place, self._name, self._staged = place, place.name, place.name + ".icecore"
+        with _translated(place):
+            self._directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            with os.fdopen(os.open(self._staged, flags, mode, dir_fd=self._directory), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                if owner:
+                    os.fchown(file.fileno(), *owner)
+                os.fsync(file.fileno())
+
+    def give_name(self) -> None:
+        with _translated(self._place):
+            os.rename(self._staged, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            os.fsync(self._directory)
+            os.close(self._directory)
 
 
 def _make_directory(place: Path, mode: int, owner: tuple[int, int] | None) -> None:

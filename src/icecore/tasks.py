@@ -130,8 +130,14 @@ class RestoreTask(_Base):
             (self._directory / "tablespaces").mkdir()
             (self._directory / "tablespaces").chmod(0o711)
         plan = restore.plan(reader, engine, target, owner=owner, block_bytes=repository.block_bytes)
-        restore.run(plan, reader, engine, self.watch, threads=self.config.threads)
-        self._directory.chmod(0o711)
+        restore.run(
+            plan,
+            reader,
+            engine,
+            self.watch,
+            threads=self.config.threads,
+            hand_over=lambda: self._directory.chmod(0o711),
+        )
         # The port now, not hours ago; and the note first: who cleans up after a kill must find what we start
         place = server_place(self.config, cluster.id, port=_free_port())
         note_server(self.config, cluster.id, reader.facts, place.port)
