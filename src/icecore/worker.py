@@ -191,7 +191,7 @@ class Worker:
 
     def _recover_dead(self) -> None:
         """Queue again what dead workers had begun, for as long as this one lives."""
-        while not self._stopping.wait(RECOVER_EVERY_S):
+        while not self._stopping.is_set():
             try:
                 for workflow_id, executor_id in self.catalog.pending():
                     if self._is_abandoned(workflow_id, executor_id):
@@ -202,6 +202,7 @@ class Worker:
                 self._stranded()
             except Exception as error:
                 log.warning("looking for abandoned jobs failed", reason=str(error))
+            self._stopping.wait(RECOVER_EVERY_S)
 
     def _is_abandoned(self, workflow_id: str, executor_id: str) -> bool:
         """Its executor is dead, or is this one and has let go of it without being able to say so."""
