@@ -75,7 +75,7 @@ class MissingCredential(CallerError):
     """{parameter} is mandatory for this action."""
 
     code, exit = "Missing{parameter}", 4
-    hint = "Sign the request: an official SDK does it, or use the API Explorer."
+    hint = "Sign the request: an official SDK does it, and `icecore call ACTION --print curl` shows how."
 
 
 class InvalidParameter(CallerError):

@@ -70,16 +70,17 @@ def run(
 ) -> None:
     """Carry out a plan. Afterwards the directory is durable and can be started.
 
-    Where root restores for another user, the caller keeps the target behind a closed door, for who may enter could lead
-    us astray by a planted link; ``hand_over`` opens it, once everything that we write ourselves is written.
+    Where root restores for another user, the directories stay root's and closed until everything that we write by path
+    is written, for who may enter could lead us astray by a planted link. ``hand_over``: the caller's own part of that.
 
     Errors: Damaged (a stored byte is wrong: nothing wrong was delivered as right), StorageFailed, StorageFull.
     """
     # The directories
     watch.phase(Phase.PREPARING, restore.facts.size_bytes)
     target = restore.target
-    for place in (target.data_directory, *target.tablespaces.values()):
-        _make_directory(place, 0o700, restore.owner)
+    tops = (target.data_directory, *target.tablespaces.values())
+    for place in tops:
+        _make_directory(place, 0o700, None)
     watch.step("directories-made")
 
     # Every file but the last ones, in several threads
@@ -94,6 +95,9 @@ def run(
     for file in last:
         content = engine.guarded(file.meta.path, _content(file, reader))
         staged.append(_Staged(layer.place(file.meta.path), content, file.meta.mode, restore.owner))
+    for place in tops:
+        if restore.owner:
+            os.chown(place, *restore.owner, follow_symlinks=False)
     hand_over()
 
     # Links, empty directories, signals and settings; the tree is made durable

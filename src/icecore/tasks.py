@@ -224,7 +224,7 @@ def server_owner() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def server_lock(config: Config, cluster_id: str) -> Iterator[None]:
-    """Held by whoever starts, stops or removes a restored server: the keeper and the jobs of all processes."""
+    """Held by whoever brings a restored server up again or removes it, in all processes."""
     directory = config.home / "servers"
     directory.mkdir(mode=0o700, exist_ok=True)
     with (directory / f"{cluster_id}.lock").open("w") as file:

@@ -18,7 +18,7 @@ from typing import Self
 from icecore.errors import Damaged, ObjectExists, ObjectMissing
 from icecore.model import BackupFacts
 from icecore.repository.blocks import BlockCodec
-from icecore.repository.index import BlockTable, Place, SeenIds, encode_index
+from icecore.repository.index import BlockTable, Place, SeenIds, decode_index, encode_index
 from icecore.repository.layout import ClusterLayout, below
 from icecore.repository.manifest import StoredFile, decode_manifest, encode_manifest, store_table
 from icecore.repository.pack import DEFAULT_PACK_BYTES, OpenPack, PackTable, Slot, check_pack
@@ -280,7 +280,11 @@ class Writer:
                 self._storage.barrier()  # R2
                 # 2 the index itself, at once: a torn one would be found by listing
                 digest, parts = encode_index(tables, self._keyring, self._layout.cluster_id)
-                self._storage.put(self._layout.indexes + digest, parts)  # R3
+                name = self._layout.indexes + digest
+                read_back = decode_index(b"".join(parts), self._keyring, self._layout.cluster_id, name)
+                if [(t.pack_id, t.ids) for t in read_back] != [(t.pack_id, bytes(t.ids)) for t in tables]:  # R7
+                    raise Damaged(name=name, reason="it does not decode to what was written")
+                self._storage.put(name, parts)  # R3
             except BaseException as error:
                 self._fail(error)
                 raise
