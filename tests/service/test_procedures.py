@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,3 +188,27 @@ def test_a_failed_restore_cannot_be_started(storage, tmp_path):
     with pytest.raises(Stopped):
         restore.run(plan, reader, SimulatedRestore(), QuietWatch(stop), threads=2)
     assert (tmp_path / "out" / "base").exists() and not (tmp_path / "out" / "global" / "pg_control").exists()
+
+
+def test_blocks_that_do_not_divide_a_span(tmp_path, monkeypatch):
+    """A span must begin with a block, when stored and when laid; a block size may be any multiple of 4 KiB."""
+    for module in (backup, restore):
+        monkeypatch.setattr(module, "SPAN_BYTES", 10 * BLOCK_BYTES)
+    storage = MemoryStorage()
+    Repository.create(storage, None, block_bytes=3 * BLOCK_BYTES)
+    dice = random.Random(12)
+    engine = SimulatedEngine({f"f{n}": dice.randbytes(n * 5 * BLOCK_BYTES + n) for n in range(9)})
+    make(engine, storage, tmp_path)
+    assert restored(storage, tmp_path / "out") == dict(sorted(engine.files.items()))
+
+
+def test_modes_come_back_also_of_files_that_nobody_may_write(storage, tmp_path, monkeypatch):
+    modes = {"closed": 0o400, "open": 0o640, "empty": 0o440}
+    engine = SimulatedEngine({"closed": b"x" * 9000, "open": b"y", "empty": b""})
+    listed = list(SimulatedEngine.start(engine, "", tmp_path).files())
+    for file in listed:
+        file.meta = replace(file.meta, mode=modes.get(file.meta.path, file.meta.mode))
+    monkeypatch.setattr("simulated.SimulatedSession.files", lambda self: iter(listed))
+    make(engine, storage, tmp_path)
+    restored(storage, tmp_path / "out")
+    assert {name: (tmp_path / "out" / name).stat().st_mode & 0o7777 for name in modes} == modes
