@@ -140,8 +140,8 @@ def value_of(text: str, name: str) -> str | None:
     return value
 
 
-def block(text: str, mark: str, lines: Iterable[str]) -> str:
-    """The text with one marked block at its end, in place of an earlier block of that mark."""
+def block(text: str, mark: str, lines: Iterable[str], *, first: bool = False) -> str:
+    """The text with one marked block at its end (or start), in place of an earlier block of that mark."""
     begin, end = f"# begin of icecore's {mark}", f"# end of icecore's {mark}"
     kept: list[str] = []
     inside = False
@@ -152,4 +152,5 @@ def block(text: str, mark: str, lines: Iterable[str]) -> str:
             kept.append(line)
         if line == end:
             inside = False
-    return "\n".join([*kept, begin, *lines, end]) + "\n"
+    ours = [begin, *lines, end]
+    return "\n".join([*ours, *kept] if first else [*kept, *ours]) + "\n"

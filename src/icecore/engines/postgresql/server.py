@@ -313,15 +313,5 @@ def _dsn_value(value: str) -> str:
 
 
 def _with_own_rule(rules: str, role: str) -> str:
-    begin, end = "# begin of icecore's rule", "# end of icecore's rule"
-    kept: list[str] = []
-    inside = False
-    for line in rules.splitlines():
-        if line == begin:
-            inside = True
-        if not inside:
-            kept.append(line)
-        if line == end:
-            inside = False
     name = role.replace('"', '""')
-    return "\n".join([begin, f'local all "{name}" trust', end, *kept]) + "\n"
+    return conffile.block(rules, "rule", [f'local all "{name}" trust'], first=True)
