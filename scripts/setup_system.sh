@@ -28,6 +28,7 @@ case $purpose in
         need nodejs command -v node
         need npm command -v npm
         need curl command -v curl
+        need chromium command -v chromium
         need openssl command -v openssl
         ;;
     bench) need pgbackrest command -v pgbackrest ;;

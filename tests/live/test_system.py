@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -214,8 +215,8 @@ def test_a_restored_server_whose_port_was_taken_comes_up_at_another(station: Sta
     with socket.socket() as squatter:
         port = int(dsn.partition("port=")[2].split()[0])
         squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        squatter.bind(("127.0.0.1", port))
-        squatter.listen()
+        # what the killed server leaves (a child just forked, a connection that closes) holds the port a moment longer
+        until(lambda: _listens(squatter, port), timeout_s=90)
         station.start()
         until(lambda: _port(station, restored_id) != port)
         moved = station.wait_running(restored_id)
@@ -224,6 +225,17 @@ def test_a_restored_server_whose_port_was_taken_comes_up_at_another(station: Sta
         sql(moved, "ALTER SYSTEM SET work_mem = '8MB'")  # the keeper leaves a running server's settings alone
         time.sleep(6)
         assert "work_mem = '8MB'" in (station.home / "clusters" / restored_id / "data/postgresql.auto.conf").read_text()
+
+
+def _listens(squatter: socket.socket, port: int) -> bool:
+    try:
+        squatter.bind(("127.0.0.1", port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise
+    squatter.listen()
+    return True
 
 
 def test_a_half_removed_cluster_can_be_removed(station: Station, source: PostgresWorld):
