@@ -1,0 +1,195 @@
+"""A browser window that keeps account: whatever a page should never do is noted and fails the test when it closes.
+
+Noted are errors and warnings in the browser's console (a blocked style or script is one), script errors, breaches of
+the Content-Security-Policy, requests that failed, answers of 400 and above that the test did not announce, and any
+request to another host than the server's.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    CDPSession,
+    Dialog,
+    Error,
+    Page,
+    Request,
+    Response,
+    ViewportSize,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+AXE = ROOT / "tests" / "live" / "node" / "node_modules" / "axe-core" / "axe.min.js"
+PICTURES = ROOT / "docs" / "pictures"
+WIDE: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 360, "height": 780}  # console.md: every page works at 360 px
+PICTURE_HEIGHT = 1600  # taller pages are cut in their picture
+PICTURE_BYTES = 120_000
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+# Runs before the page's own scripts, in every document
+_TELL = "addEventListener('securitypolicyviolation', e => console.error(`CSP ${e.violatedDirective} ${e.blockedURI}`))"
+_RUN_AXE = """async ([tags, rules]) => {
+    const only = rules.length ? {type: 'rule', values: rules} : {type: 'tag', values: tags};
+    const found = await axe.run(document, {runOnly: only, resultTypes: ['violations', 'incomplete']});
+    const reasons = node => node.any.concat(node.all, node.none).map(check => check.message).join('; ');
+    const told = kind => found[kind].flatMap(rule => rule.nodes.map(node =>
+        `${kind} ${rule.id}: ${node.target.join(' ')}: ${reasons(node)}`));
+    return told('violations').concat(told('incomplete').filter(line => line.startsWith('incomplete color-contrast')));
+}"""
+# Elements that stick out of the window, the outermost first; those inside a box that scrolls by itself are its content
+_STICK_OUT = """() => {
+    const wide = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth <= wide) return [];
+    return [...document.body.querySelectorAll('*')].filter(e => {
+        if (e.getBoundingClientRect().right <= wide + 1) return false;
+        for (let up = e.parentElement; up && up !== document.body; up = up.parentElement)
+            if (getComputedStyle(up).overflowX !== 'visible') return false;
+        return true;
+    }).slice(0, 5).map(e => `sticks out: ${e.tagName}.${e.className} to ${Math.round(e.getBoundingClientRect().right)}`)
+        .concat([`scrolls sideways: ${document.documentElement.scrollWidth} of ${wide}`]);
+}"""
+
+
+@dataclass
+class Window:
+    """One page in a context of its own. ``home`` is the only origin that it may talk to."""
+
+    context: BrowserContext
+    page: Page
+    home: str
+    faults: list[str] = field(default_factory=list)
+    announced: list[int] = field(default_factory=list)  # statuses >= 400 that the test is going to see
+    received_bytes: int = 0
+    _protocol: CDPSession | None = None
+
+    @classmethod
+    def open(cls, browser: Browser, home: str, **options: Any) -> Self:
+        """``options``: Playwright's, for the context (``java_script_enabled``, ``color_scheme`` and so on)."""
+        context = browser.new_context(base_url=home, **{"viewport": WIDE, "locale": "en-GB", **options})
+        context.set_default_timeout(10_000)
+        if options.get("java_script_enabled", True):
+            context.add_init_script(_TELL)
+        page = context.new_page()
+        window = cls(context, page, home)
+        window._watch()
+        return window
+
+    def close(self) -> list[str]:
+        """What was noted; the context is gone afterwards."""
+        self.context.close()
+        return [*self.faults, *(f"status {status} was announced and never came" for status in self.announced)]
+
+    # ------------------------------------------------------------ watching
+
+    def _watch(self) -> None:
+        protocol = self._protocol = self.context.new_cdp_session(self.page)
+        protocol.send("Network.enable")
+        protocol.on("Network.loadingFinished", self._finished)
+        self.page.on("console", lambda said: self._note_console(said.type, said.text))
+        self.page.on("pageerror", self._note_error)
+        self.page.on("request", self._note_request)
+        self.page.on("requestfailed", self._note_failure)
+        self.page.on("response", self._note_response)
+        self.page.on("dialog", self._note_dialog)
+
+    def _finished(self, event: dict[str, Any]) -> None:
+        self.received_bytes += int(event["encodedDataLength"])
+
+    def _note_error(self, error: Error) -> None:
+        self.faults.append(f"script error: {error}")
+
+    def _note_dialog(self, dialog: Dialog) -> None:
+        self.faults.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _note_console(self, kind: str, text: str) -> None:
+        # The browser logs each status of 400 and above too; those are judged in _note_response
+        if kind in ("error", "warning") and not text.startswith("Failed to load resource: the server responded"):
+            self.faults.append(f"console {kind}: {text}")
+
+    def _note_request(self, request: Request) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("about", "data", "blob") and f"{parts.scheme}://{parts.netloc}" != self.home:
+            self.faults.append(f"another host: {request.url}")
+
+    def _note_failure(self, request: Request) -> None:
+        # Leaving a page ends its event stream, and a download is no page
+        if request.failure != "net::ERR_ABORTED":
+            self.faults.append(f"request failed: {request.url} {request.failure}")
+
+    def _note_response(self, response: Response) -> None:
+        if response.status < 400:
+            return
+        if response.status in self.announced:
+            self.announced.remove(response.status)
+        else:
+            self.faults.append(f"{response.status} {response.request.method} {response.url}")
+
+    # ------------------------------------------------------------ measuring
+
+    def weigh(self, path: str) -> int:
+        """Bytes over the wire, headers included, for the page and all it loads, with nothing cached."""
+        assert self._protocol is not None
+        self._protocol.send("Network.setCacheDisabled", {"cacheDisabled": True})
+        self.page.goto("about:blank")
+        self.received_bytes = 0
+        self.page.goto(path, wait_until="load")
+        self.page.wait_for_timeout(50)  # the last "finished" comes after "load"
+        self._protocol.send("Network.setCacheDisabled", {"cacheDisabled": False})
+        return self.received_bytes
+
+    def first_paint_s(self) -> float:
+        """From the click to the first content on the screen, of the page that is shown."""
+        found = self.page.wait_for_function(
+            "() => performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)[0]"
+        ).json_value()
+        return float(found) / 1000
+
+    # ------------------------------------------------------------ looking
+
+    def axe(self, *rules: str) -> list[str]:
+        """What axe finds in the page as it stands: every rule of WCAG A and AA and its best practice, or ``rules``."""
+        if not self.page.evaluate("typeof axe === 'object'"):
+            self.page.evaluate(AXE.read_text() + "; 0")
+        return list(self.page.evaluate(_RUN_AXE, [RULES, list(rules)]))
+
+    def look(self, name: str, into: Path) -> None:
+        """Judge and picture the page: wide and on a phone, light and dark. Leaves the window wide and light."""
+        complaints = []
+        for shape, size in (("wide", WIDE), ("phone", PHONE)):
+            self.page.set_viewport_size(size)
+            for scheme in ("light", "dark"):
+                self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                # Colours are all that a scheme changes
+                found = self.axe(*([] if scheme == "light" else ["color-contrast"]))
+                found += self.page.evaluate(_STICK_OUT)
+                complaints += [f"{name} {shape} {scheme}: {each}" for each in found]
+                self.picture(f"{name}-{shape}-{scheme}", into)
+        self.page.set_viewport_size(WIDE)
+        self.page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+        self.faults += complaints
+
+    def picture(self, name: str, into: Path) -> None:
+        """The page from its top as WebP, into ``docs/pictures`` with ``ICECORE_UPDATE=1``, else ``into``."""
+        assert self._protocol is not None
+        assert re.fullmatch(r"[a-z0-9-]+", name)
+        size = self.page.evaluate("[innerWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], PICTURE_HEIGHT), "scale": 1}
+        made = self._protocol.send(
+            "Page.captureScreenshot", {"format": "webp", "quality": 60, "clip": clip, "captureBeyondViewport": True}
+        )
+        content = base64.b64decode(made["data"])
+        assert len(content) <= PICTURE_BYTES, f"{name} has {len(content)} bytes"
+        folder = PICTURES if os.environ.get("ICECORE_UPDATE") == "1" else into
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.webp").write_bytes(content)
