@@ -58,6 +58,8 @@ LIBRARIES: dict[str, set[str]] = {
     "alembic": {"catalog", "migrations"},
     "psycopg": {"engines", "parts", "cli"},  # the last two read a DSN
     "starlette": {"api", "console"},
+    "jinja2": {"console"},
+    "pygments": {"console"},
     "uvicorn": {"api"},
     "cryptography": {"repository", "api", "catalog"},
     "blake3": {"repository"},

@@ -294,6 +294,33 @@ class RetentionPolicyMalformed(CallerError):
     hint = "ALL, LATEST or NONE."
 
 
+# ---------------------------------------------------------------- console
+
+
+class NotConfirmed(CallerError):
+    """What was typed is not the name of what would be removed."""
+
+    code = "ConfirmationMismatch"
+    cause = "Removing a cluster in the console wants its name typed, letter by letter."
+    hint = "Go back and type the name as it stands there. Nothing was changed."
+
+
+class TooManySignIns(CallerError):
+    """Too many failed attempts to sign in from this address."""
+
+    code, status, exit = "Throttling.SignIn", 429, 4
+    cause = "Ten attempts to sign in to the console failed within ten minutes, all from one address."
+    hint = "Wait ten minutes, or use a one-time link: `icecore console`."
+
+
+class SignInLinkUsed(CallerError):
+    """The sign-in link is not valid any more."""
+
+    code, status, exit = "InvalidSignInLink", 403, 4
+    cause = "A sign-in link works once and for ten minutes, and only as long as its access key is active."
+    hint = "Make another one: `icecore console`."
+
+
 # ---------------------------------------------------------------- local refusals (CLI, engine, repository)
 
 

@@ -34,6 +34,7 @@ def serve(
 
     Errors: Refused (the address is taken, the home is of a later version, a bad certificate).
     """
+    from icecore import console
     from icecore.api import server as wire
 
     # The certificate, if any
@@ -46,7 +47,8 @@ def serve(
 
     # The socket first: a taken address must not start a worker
     host, port = split_listen(listen or config.listen)
-    server = wire.Server(wire.build_app(app), host, port, tls_cert, tls_key)
+    application = wire.build_app(app, pages=lambda gateway: console.pages(gateway, app))
+    server = wire.Server(application, host, port, tls_cert, tls_key)
     worker = Worker(config, app.catalog) if with_worker else None
     if worker is not None:
         worker.start()

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -129,6 +130,9 @@ class Server:
         )
         _load(config, tls_cert, tls_key)
         self._uvicorn = _Loop(config)
+        if isinstance(app, Starlette):
+            # what sends for as long as somebody listens ends when the server is to stop
+            app.state.stopping = lambda: self._uvicorn.should_exit
         self._socket = _bind(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]

@@ -11,6 +11,7 @@ signatures and strings to sign are not logged.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -50,6 +51,7 @@ BODY_LIMIT_BYTES = 1024 * 1024
 BODY_TIMEOUT_S = 20  # a call is a few hundred bytes; clients give up after 10 s themselves
 QUERY_LIMIT_BYTES = 32 * 1024
 THREADS = 64  # waiting for the catalog, mostly
+FRONT_PAGE = "/console"
 
 __all__ = [
     "AccessKey",
@@ -85,6 +87,8 @@ class CallRecord:
     code: str
     status: int
     duration_ms: int
+    origin: str = "api"  # or "console", "explorer"
+    source: str = ""  # the address that the connection came from
 
 
 class Backend(Protocol):
@@ -113,6 +117,8 @@ class _Known:
     request_id: str
     host: str
     base_url: str
+    origin: str
+    source: str
     xml: bool = False
     action: str = ""
     access_key_id: str = ""
@@ -124,10 +130,14 @@ class Gateway:
     def __init__(self, backend: Backend, clock: Callable[[], float] = time.time) -> None:
         self.backend = backend
         self.clock = clock
+        self.front_page = ""  # where a person who opens "/" in a browser is led, if there is a console
         self._threads = anyio.CapacityLimiter(THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         http = HttpRequest(scope, receive)
+        if self.front_page and _opened_by_a_person(http):
+            await RedirectResponse(self.front_page, 303)(scope, receive, send)
+            return
         close = {}
         try:
             body: bytes | IcecoreError = await read_body(http)
@@ -149,23 +159,31 @@ class Gateway:
         query: bytes = http.scope["query_string"]
         raw_path: bytes = http.scope.get("raw_path") or b"/"
         request = signature.Request(http.method, _text(raw_path), query.decode("latin-1"), headers)
-        scheme = http.scope["scheme"]
+        answering = functools.partial(
+            self.answer, scheme=http.scope["scheme"], source=http.client.host if http.client else ""
+        )
         if isinstance(body, IcecoreError):
-            return self.answer(request, scheme=scheme, refusal=body)
+            return answering(request, refusal=body)
         # h11 limits a head that is still coming; this one may have come in one piece
         if sum(len(name) + len(value) for name, value in http.headers.raw) > HEAD_LIMIT_BYTES:
-            return self.answer(request, scheme=scheme, refusal=RequestTooLarge(limit_bytes=HEAD_LIMIT_BYTES))
+            return answering(request, refusal=RequestTooLarge(limit_bytes=HEAD_LIMIT_BYTES))
         if len(query) > QUERY_LIMIT_BYTES:
-            return self.answer(request, scheme=scheme, refusal=RequestTooLarge(limit_bytes=QUERY_LIMIT_BYTES))
-        return self.answer(signature.Request(request.method, request.path, request.query, headers, body), scheme=scheme)
+            return answering(request, refusal=RequestTooLarge(limit_bytes=QUERY_LIMIT_BYTES))
+        return answering(signature.Request(request.method, request.path, request.query, headers, body))
 
     def answer(
-        self, request: signature.Request, *, scheme: str = "http", refusal: IcecoreError | None = None
+        self,
+        request: signature.Request,
+        *,
+        scheme: str = "http",
+        refusal: IcecoreError | None = None,
+        origin: str = "api",
+        source: str = "",
     ) -> Answer:
         """The answer to one call, whatever it is. Does not raise."""
         started_s = time.monotonic()
         host = next((value for name, value in request.headers if name.lower() == "host"), "")
-        known = _Known(answer.new_request_id(), host, f"{scheme}://{host}" if host else "")
+        known = _Known(answer.new_request_id(), host, f"{scheme}://{host}" if host else "", origin, source)
         try:
             if refusal is not None:
                 raise refusal
@@ -226,6 +244,8 @@ class Gateway:
             code=given.code or "OK",
             status=given.status,
             duration_ms=duration_ms,
+            origin=known.origin,
+            source=known.source,
         )
         try:
             self.backend.note(record)
@@ -246,6 +266,16 @@ def _target(request: signature.Request, pairs: signature.Pairs, version: str) ->
     if not found[0]:
         raise MissingParameter(parameter="Action")
     return found[0], found[1]
+
+
+def _opened_by_a_person(http: HttpRequest) -> bool:
+    """A browser at ``/``: it asks for HTML and calls no operation. Clients of the API never ask for HTML."""
+    return (
+        http.method in ("GET", "HEAD")
+        and "text/html" in http.headers.get("accept", "")
+        and not {"authorization", "x-acs-action"} & set(http.headers.keys())
+        and "Action=" not in http.scope["query_string"].decode("latin-1")
+    )
 
 
 def _accept(request: signature.Request) -> str:
@@ -283,10 +313,16 @@ async def read_body(http: HttpRequest) -> bytes:
 
 
 def build_app(
-    backend: Backend, *, routes: Sequence[BaseRoute] = (), clock: Callable[[], float] = time.time
+    backend: Backend,
+    *,
+    pages: Callable[[Gateway], Sequence[BaseRoute]] = lambda _: (),
+    clock: Callable[[], float] = time.time,
 ) -> Starlette:
-    """The whole HTTP surface. ``routes``: more pages beside the endpoint (the console). ``clock``: Unix seconds."""
+    """The whole HTTP surface. ``pages``: gives what lies beside the endpoint (the console). ``clock``: Unix seconds."""
     gateway = Gateway(backend, clock)
+    routes = list(pages(gateway))
+    if routes:
+        gateway.front_page = FRONT_PAGE
 
     async def alive(_: HttpRequest) -> Response:
         return JSONResponse({"status": "ok"})

@@ -1,0 +1,40 @@
+"""The console: pages for people, beside the endpoint and in the same process.
+
+``pages`` lists every address with the function that answers it. A page reads by ``Visit.doors.read`` and acts by
+``Visit.doors.send`` (``doors.py``); how it looks is in ``templates/``, with ``layout.html`` around it.
+"""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from icecore.api.server import Gateway
+from icecore.console import acts, overview, signing_in, view
+from icecore.console.doors import ConsoleBackend
+from icecore.console.visit import Site, Visit
+
+
+def pages(gateway: Gateway, backend: ConsoleBackend) -> list[BaseRoute]:
+    """Routes for ``api.server.build_app``."""
+    site = Site(gateway, backend)
+    signing = signing_in.SigningIn(site)
+    private, open_ = site.private, site.open
+    return [
+        Route("/console", private(overview.page)),
+        Route("/console/act", private(acts.act), methods=["POST"]),
+        Route("/console/confirm", private(acts.confirm)),
+        Route("/console/sign-in", open_(signing.form)),
+        Route("/console/sign-in", open_(signing.sign_in), methods=["POST"]),
+        Route("/console/sign-out", private(signing.sign_out), methods=["POST"]),
+        Route("/console/static/{name}", open_(_static)),
+        Route("/console/{rest:path}", open_(_missing), methods=["GET", "POST"]),
+    ]
+
+
+def _static(visit: Visit) -> Response:
+    return view.static(visit.part["name"]) or _missing(visit)
+
+
+def _missing(visit: Visit) -> Response:
+    return visit.page("missing.html", 404, title="Not found")

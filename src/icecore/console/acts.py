@@ -1,0 +1,142 @@
+"""What a person can do from a page. Each action is one signed call; a refusal is shown with its way into the error
+center, a success leads to where its effect is seen.
+
+What deletes asks first, with what will happen in sentences; removing a cluster wants its name typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import RedirectResponse, Response
+
+from icecore.api import contract
+from icecore.console import view
+from icecore.console.visit import Visit
+from icecore.errors import NotConfirmed, UnknownAction
+
+PREFIX = "p."  # of a form's field that is a parameter of the call
+
+
+@dataclass(frozen=True)
+class Act:
+    """``onward``: where to go after success, of the parameters and the answer, both in wire names. ``confirm``:
+    gives the sentences to confirm; None: done at once."""
+
+    label: str
+    onward: Callable[[Mapping[str, str], Mapping[str, Any]], str]
+    confirm: Callable[[Visit, Mapping[str, str]], list[str]] | None = None
+    typed: bool = False  # the name of the thing must be typed
+    danger: bool = False
+
+
+def act(visit: Visit) -> Response:
+    """Make the call that a form of ours describes."""
+    action = visit.form.get("Action", "")
+    chosen = _act(action)
+    pairs = _pairs(visit.form)
+    if chosen.typed and chosen.confirm:
+        chosen.confirm(visit, dict(pairs))  # gives the name
+        if visit.form.get("typed", "") != visit.extra["name"]:
+            raise NotConfirmed()
+    sent = visit.doors.send(action, pairs)
+    if sent.error is not None:
+        return visit.page(
+            "failure.html",
+            sent.answer.status,
+            title=sent.answer.code,
+            error=sent.error,
+            request_id=sent.answer.request_id,
+            action=action,
+        )
+    return RedirectResponse(chosen.onward(dict(pairs), sent.wire), 303, view.HEADERS)
+
+
+def confirm(visit: Visit) -> Response:
+    """Ask before the deed. The parameters come in the address, so that the question can be sent to a colleague."""
+    action = visit.query.get("Action", "")
+    chosen = _act(action)
+    pairs = dict(_pairs(visit.query))
+    call = contract.bind(action, list(pairs.items()))
+    sentences = chosen.confirm(visit, pairs) if chosen.confirm else []
+    name = visit.extra.get("name", "")
+    return visit.page(
+        "confirm.html",
+        title=chosen.label,
+        chosen=chosen,
+        action=action,
+        pairs=pairs,
+        sentences=sentences,
+        name=name,
+        calls=visit.calls(action, **{k: v for k, v in call.params.items() if v is not None}),
+        back=visit.extra.get("back", "/console"),
+    )
+
+
+def _pairs(fields: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(name.removeprefix(PREFIX), value) for name, value in fields.items() if name.startswith(PREFIX) and value]
+
+
+def _act(action: str) -> Act:
+    found = ACTS.get(action)
+    if found is None:
+        raise UnknownAction()
+    return found
+
+
+# ---------------------------------------------------------------- what each one says before it is done
+
+
+def _deleting_backup(visit: Visit, pairs: Mapping[str, str]) -> list[str]:
+    backup = visit.doors.read("DescribeBackup", backup_id=pairs.get("BackupId", ""))["backup"]
+    visit.extra["back"] = f"/console/backups/{backup['backup_id']}"
+    cluster = backup.get("db_cluster_name") or backup["db_cluster_id"]
+    return [
+        f"Backup {backup['backup_id']} of {cluster} will be deleted. It cannot be brought back.",
+        f"The moment {view.when(backup.get('consistent_time'))} will not be restorable any more.",
+        "Only bytes that no other backup needs are given back.",
+    ]
+
+
+def _deleting_cluster(visit: Visit, pairs: Mapping[str, str]) -> list[str]:
+    cluster_id = pairs.get("DBClusterId", "")
+    cluster = visit.doors.read("DescribeDBClusterAttribute", db_cluster_id=cluster_id)
+    visit.extra["back"] = f"/console/clusters/{cluster_id}"
+    visit.extra["name"] = cluster["db_cluster_description"]
+    restored = bool(cluster.get("restore_type"))
+    kept = {"ALL": "All its backups are kept.", "LATEST": "Its newest backup is kept, the others are deleted."}
+    return [
+        f"The restored server {cluster_id} will be stopped and its data directory removed."
+        if restored
+        else f"{cluster_id} will no longer be protected. The server itself is not touched.",
+        kept.get(pairs.get("BackupRetentionPolicyOnClusterDeletion", ""), "Its backups are deleted with it."),
+    ]
+
+
+def _cancelling(visit: Visit, pairs: Mapping[str, str]) -> list[str]:
+    job_id = pairs.get("JobId", "")
+    visit.extra["back"] = f"/console/tasks/{job_id}"
+    return [f"Task {job_id} will stop at its next step. What it stored so far is found again by the next backup."]
+
+
+def _revoking(visit: Visit, pairs: Mapping[str, str]) -> list[str]:
+    visit.extra["back"] = "/console/access"
+    own = pairs.get("KeyId") == visit.doors.key.id
+    return [
+        f"Access key {pairs.get('KeyId', '')} will be refused from now on, for good.",
+        *(["It is the key that you are signed in with: this session ends."] if own else []),
+    ]
+
+
+ACTS: dict[str, Act] = {
+    "CreateBackup": Act("Back up now", lambda p, a: f"/console/tasks/{a['BackupJobId']}"),
+    "DeleteBackup": Act(
+        "Delete this backup", lambda p, a: f"/console/clusters/{p['DBClusterId']}", _deleting_backup, danger=True
+    ),
+    "CreateDBCluster": Act("Restore", lambda p, a: f"/console/clusters/{a['DBClusterId']}"),
+    "DeleteDBCluster": Act("Remove this cluster", lambda p, a: "/console", _deleting_cluster, typed=True, danger=True),
+    "CancelJob": Act("Cancel this task", lambda p, a: f"/console/tasks/{p['JobId']}", _cancelling, danger=True),
+    "RevokeAccessKey": Act("Revoke this key", lambda p, a: "/console/access", _revoking, danger=True),
+}
