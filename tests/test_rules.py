@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "icecore"
 TESTS = ROOT / "tests"
 
-PURE = {"model", "errors", "recovery", "retention"}
+PURE = {"model", "errors", "explanations", "recovery", "retention"}
 PROCEDURES = {"backup", "restore", "verify", "archive", "prune"}
 CONTRACTS = {"storage", "engines", "repository"}  # the packages' own names; "storage.local" is not among them
 WORK = {"worker", "tasks", "watch", "keeper"}  # the worker and its pieces

@@ -8,6 +8,7 @@ Three families:
 
 A class's docstring is its message; ``{fields}`` in it are filled from keyword arguments. ``code`` and
 ``status`` go on the wire, ``exit`` out of the CLI (``docs/cli.md``), ``hint`` says what to do.
+Why it happens and longer steps are in ``explanations.py``, for the error center.
 Engines and storages translate foreign exceptions at their edge and keep the cause (``raise ... from e``).
 """
 
@@ -75,7 +76,7 @@ class MissingCredential(CallerError):
     """{parameter} is mandatory for this action."""
 
     code, exit = "Missing{parameter}", 4
-    hint = "Sign the request: an official SDK does it, and `icecore call ACTION --print curl` shows how."
+    hint = "Sign the request: an official SDK does it; the Signature tab of /console/explorer shows each step."
 
 
 class InvalidParameter(CallerError):
@@ -301,7 +302,6 @@ class NotConfirmed(CallerError):
     """What was typed is not the name of what would be removed."""
 
     code = "ConfirmationMismatch"
-    cause = "Removing a cluster in the console wants its name typed, letter by letter."
     hint = "Go back and type the name as it stands there. Nothing was changed."
 
 
@@ -309,7 +309,6 @@ class TooManySignIns(CallerError):
     """Too many failed attempts to sign in from this address."""
 
     code, status, exit = "Throttling.SignIn", 429, 4
-    cause = "Ten attempts to sign in to the console failed within ten minutes, all from one address."
     hint = "Wait ten minutes, or use a one-time link: `icecore console`."
 
 
@@ -317,7 +316,6 @@ class SignInLinkUsed(CallerError):
     """The sign-in link is not valid any more."""
 
     code, status, exit = "InvalidSignInLink", 403, 4
-    cause = "A sign-in link works once and for ten minutes, and only as long as its access key is active."
     hint = "Make another one: `icecore console`."
 
 
