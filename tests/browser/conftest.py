@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from window import Window
+from window import Opening, Window
+
+from station import Station
 
 CHROMIUM = "/usr/bin/chromium"
-Opening = Callable[..., Window]
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +46,10 @@ def opening(browser: Browser) -> Iterator[Opening]:
     yield open_window
     noted = [fault for window in windows for fault in window.close()]
     assert not noted, "\n".join(noted)
+
+
+@pytest.fixture(scope="module")
+def serving(ground: Path) -> Iterator[Station]:
+    """An installation that a module's tests share, without a cluster."""
+    with Station(ground) as station:
+        yield station

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -135,6 +136,16 @@ class Window:
         else:
             self.faults.append(f"{response.status} {response.request.method} {response.url}")
 
+    # ------------------------------------------------------------ signing in
+
+    def sign_in(self, access_key_id: str, secret: str, to: str = "/console") -> None:
+        """By the form, as a person does; ends on the page ``to``."""
+        self.page.goto(to)
+        self.page.get_by_label("AccessKeyId").fill(access_key_id)
+        self.page.get_by_label("AccessKeySecret").fill(secret)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.wait_for_url(self.home + to)
+
     # ------------------------------------------------------------ measuring
 
     def weigh(self, path: str) -> int:
@@ -193,3 +204,6 @@ class Window:
         folder = PICTURES if os.environ.get("ICECORE_UPDATE") == "1" else into
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.webp").write_bytes(content)
+
+
+Opening = Callable[..., Window]  # the fixture that opens one: home, then Playwright's options for the context
