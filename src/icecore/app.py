@@ -5,8 +5,10 @@ Composition only: the operations decide, the catalog keeps.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,9 @@ from icecore import config as home
 from icecore import errors, parts
 from icecore.api.contract import Call
 from icecore.api.operations import Context, table
-from icecore.catalog import Catalog, clusters, jobs, keys
+from icecore.catalog import Catalog, clusters, jobs, keys, queries
 from icecore.catalog.calls import Calls
+from icecore.catalog.console import ConsoleRecords
 from icecore.config import Config, Credential
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ class App:
         self.catalog = Catalog(config)
         self.catalog.migrate()
         self.calls = Calls(config)
+        self.records = ConsoleRecords(config)
         self._operations = table()
         self._context = Context(self.catalog, self.calls, self._repository, parts.refuse_secret)
         self._facts: dict[str, Any] = {}
@@ -47,6 +51,7 @@ class App:
     def close(self) -> None:
         self.catalog.close()
         self.calls.close()
+        self.records.close()
 
     # ------------------------------------------------------------ Backend
 
@@ -63,7 +68,7 @@ class App:
         """``caller`` is None inside a command: whoever may read the home is its operator."""
         if caller is not None and caller.role == "reader" and call.operation.mutates:
             raise errors.Forbidden()
-        return self._operations[call.action](self._context, call)
+        return self._operations[call.action](replace(self._context, caller=caller), call)
 
     def ready(self) -> list[str]:
         reasons = []
@@ -96,7 +101,7 @@ class App:
         try:
             probe = parts.engine(self.config, row.id, row.name, row.engine, row.dsn).probe()
         except errors.WorldError as error:
-            clusters.observed(self.catalog, cluster_id, running=False, reason=error.message)
+            clusters.observed(self.catalog, cluster_id, running=False, reason=error.message, hint=error.advice())
             raise
         host, port = parts.address(row.dsn)
         clusters.observed(
@@ -130,12 +135,22 @@ class App:
         with self._facts_lock:
             if time.monotonic() >= self._facts_until:
                 self._facts = self._read_repository()
+                self._note_repository(self._facts)
                 self._facts_until = time.monotonic() + REPOSITORY_FACTS_KEPT_S
             return self._facts
+
+    def _note_repository(self, facts: dict[str, Any]) -> None:
+        """The answer does not depend on it: a catalog that is busy now is not tomorrow."""
+        sizes = {name: facts[name] for name in ("stored_bytes", "logical_bytes")}
+        try:
+            queries.note_repository_day(self.catalog, noted_at=int(time.time()), **sizes)
+        except errors.WorldError as error:
+            log.warning("the repository's size was not noted", reason=error.message)
 
     def _read_repository(self) -> dict[str, Any]:
         repository = parts.open_repository(self.config)
         whole = repository.stat()
+        space = os.statvfs(self.config.repository)
         names = {row.id: row.name for row in clusters.live(self.catalog)}
         per_cluster = []
         for cluster_id in repository.clusters():
@@ -157,6 +172,7 @@ class App:
             "backup_count": whole.backup_count,
             "damaged_count": whole.damaged_count,
             "object_count": whole.object_count,
+            "free_bytes": space.f_bavail * space.f_frsize,
             "clusters": per_cluster,
         }
 

@@ -6,6 +6,7 @@ One keeper a home: whoever holds ``run/keeper``. Looks cost a connection each, s
 from __future__ import annotations
 
 import fcntl
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ LOOK_AGAIN_S = 1.0
 FAILURES_THAT_COUNT = 2
 SETTLED = (ClusterStatus.RUNNING, ClusterStatus.STOPPED)
 LOOKERS = 4
+SEVERITIES = {"refusal": "refusal", "warning": "warning", "ok": "note"}  # of a finding: the engines' word -> ours
 
 
 class Keeper:
@@ -73,16 +75,16 @@ class Keeper:
             clusters.observed(self._catalog, row.id, running=True, facts=facts)
             self._failures.pop(row.id, None)
         except errors.IcecoreError as error:
-            self._failed(row, error.message)
+            self._failed(row, error.message, error.advice())
         except Exception as error:
             log.exception("looking at a cluster failed", cluster=row.id)
-            self._failed(row, str(error))
+            self._failed(row, str(error), "See the server's log.")
 
-    def _failed(self, row: Any, reason: str) -> None:
+    def _failed(self, row: Any, reason: str, hint: str) -> None:
         """One failed look may be a connection too many; the second in a row, a moment later, is the cluster's state."""
         self._failures[row.id] = self._failures.get(row.id, 0) + 1
         if self._failures[row.id] >= FAILURES_THAT_COUNT:
-            clusters.observed(self._catalog, row.id, running=False, reason=reason)
+            clusters.observed(self._catalog, row.id, running=False, reason=reason, hint=hint)
         else:
             self._looked_at[row.id] = time.monotonic() - LOOK_EVERY_S + LOOK_AGAIN_S
 
@@ -104,4 +106,13 @@ class Keeper:
 
 def observations(probe: Probe) -> dict[str, Any]:
     """What the registry keeps of a probe."""
-    return {"major": probe.major, "version": probe.version, "size_bytes": probe.size_bytes}
+    found = [clusters.finding(SEVERITIES[each.level], each.what, each.fix) for each in probe.findings]
+    found.sort(key=lambda each: list(SEVERITIES.values()).index(each["severity"]))  # the worst first
+    return {
+        "major": probe.major,
+        "version": probe.version,
+        "size_bytes": probe.size_bytes,
+        "local": probe.local,
+        "data_directory": probe.data_directory,
+        "findings": json.dumps(found),
+    }

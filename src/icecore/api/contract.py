@@ -46,6 +46,7 @@ class Parameter:
     required: bool = False
     ignored: bool = False
     signing: bool = False
+    private: bool = False  # may hold a secret: not kept in the call log, not shown
     text: bool = False  # any printable Unicode; else ASCII
     values: tuple[str, ...] = ()
     pattern: str = ""
@@ -78,6 +79,7 @@ class Field:
     type: str
     holds: str = ""
     item: str = ""
+    secret: bool = False  # given out once, never kept
     description: str = ""
     fields: tuple[Field, ...] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,12 +48,22 @@ def register(catalog: Catalog, *, name: str, engine: str, dsn: str, region_id: s
 
 
 def observed(
-    catalog: Catalog, cluster_id: str, *, running: bool, reason: str = "", facts: dict[str, Any] | None = None
+    catalog: Catalog,
+    cluster_id: str,
+    *,
+    running: bool,
+    reason: str = "",
+    hint: str = "",
+    facts: dict[str, Any] | None = None,
 ) -> None:
     """Record what a look at the server found. A cluster that is being made or removed keeps its state.
 
-    ``facts``: ``major``, ``version``, ``size_bytes`` where the look got that far.
+    ``facts``: what ``keeper.observations`` gives, where the look got that far. Where it did not, ``reason`` is the
+    only finding, ``hint`` what to do about it, and the rest stays as it was last seen.
     """
+    facts = dict(facts or {})
+    if not running:
+        facts["findings"] = json.dumps([finding("refusal", reason, hint)] if reason else [])
     with catalog.note() as tx:
         tx.execute(
             sa.update(tables.cluster)
@@ -64,9 +75,14 @@ def observed(
                 status=ClusterStatus.RUNNING if running else ClusterStatus.STOPPED,
                 status_reason=reason,
                 checked_at=now(),
-                **(facts or {}),
+                **facts,
             )
         )
+
+
+def finding(severity: str, message: str, hint: str) -> dict[str, str]:
+    """``severity``: refusal, warning or note."""
+    return {"severity": severity, "message": message, "hint": hint}
 
 
 def moved(catalog: Catalog, cluster_id: str, *, dsn: str, host: str, port: int) -> None:

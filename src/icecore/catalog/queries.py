@@ -1,17 +1,21 @@
-"""What the operations show: reads only, paged by the database."""
+"""What the operations show. Lists that grow with history are read by their key (``paging``); those that clients know
+with page numbers and a total are counted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from icecore import errors
 from icecore.catalog import Catalog, tables
-from icecore.model import BackupStatus, JobKind, JobState
+from icecore.catalog.paging import Page, cut, write_marker
+from icecore.model import COUNTED_AGAINST_QUOTA, BackupMode, BackupStatus, JobKind, JobState
 
 Rows = Sequence[sa.Row[Any]]
+Key = tuple[Any, ...]  # of a row in its list's order, as ``paging.read_marker`` gives it
 
 
 def backups(
@@ -74,20 +78,78 @@ def backup_jobs(catalog: Catalog, cluster_id: str, *, job_id: str = "", mode: st
         return tx.execute(query).all()
 
 
-def jobs(
-    catalog: Catalog, *, cluster_id: str = "", job_id: str = "", state: str = "", page: int = 1, page_size: int = 30
-) -> tuple[Rows, int]:
-    """Jobs with their cluster's name, newest first."""
-    query = sa.select(tables.job, tables.cluster.c.name.label("cluster_name")).join(
-        tables.cluster, tables.cluster.c.id == tables.job.c.cluster_id
+def history(catalog: Catalog, *, cluster_id: str = "", after: Key | None = None, limit: int = 30) -> Page:
+    """Every backup that is shown, newest first, with its job where it has one. ``after``: accepted_at and id of the
+    last row seen."""
+    b, j = tables.backup.c, tables.job.c
+    query = (
+        sa.select(
+            tables.backup,
+            _cluster_name(b.cluster_id),
+            j.id.label("job_id"),
+            *(j[name].label(f"job_{name}") for name in ("state", "phase", "bytes_done", "bytes_total", "error_code")),
+        )
+        .join(tables.job, j.id == b.id, isouter=True)  # a backup and its job have the same id
+        .where(tables.SHOWN)
+        .order_by(b.accepted_at.desc(), b.id.desc())
+        .limit(limit + 1)
     )
     if cluster_id:
-        query = query.where(tables.job.c.cluster_id == cluster_id)
-    if job_id:
-        query = query.where(tables.job.c.id == job_id)
-    if state:
-        query = query.where(tables.job.c.state == state)
+        query = query.where(b.cluster_id == cluster_id)
+    if after:
+        query = query.where(sa.tuple_(b.accepted_at, b.id) < after)
+    with catalog.read() as tx:
+        rows = tx.execute(query).all()
+    return cut(rows, limit, lambda row: write_marker("backup", row.accepted_at, row.id))
+
+
+def jobs(
+    catalog: Catalog,
+    *,
+    cluster_id: str = "",
+    job_id: str = "",
+    state: str = "",
+    kind: str = "",
+    page: int = 1,
+    page_size: int = 30,
+) -> tuple[Rows, int]:
+    """Jobs with their cluster's name, newest first, and how many there are in all pages."""
+    query = _jobs(cluster_id=cluster_id, job_id=job_id, state=state, kind=kind)
     return _page(catalog, query, [tables.job.c.queued_at.desc(), tables.job.c.id.desc()], page, page_size)
+
+
+def jobs_after(
+    catalog: Catalog,
+    *,
+    cluster_id: str = "",
+    job_id: str = "",
+    state: str = "",
+    kind: str = "",
+    after: Key | None = None,
+    limit: int = 30,
+) -> Page:
+    """The same list by its key. ``after``: queued_at and id of the last row seen."""
+    j = tables.job.c
+    query = _jobs(cluster_id=cluster_id, job_id=job_id, state=state, kind=kind)
+    if after:
+        query = query.where(sa.tuple_(j.queued_at, j.id) < after)
+    with catalog.read() as tx:
+        rows = tx.execute(query.order_by(j.queued_at.desc(), j.id.desc()).limit(limit + 1)).all()
+    return cut(rows, limit, lambda row: write_marker("job", row.queued_at, row.id))
+
+
+def _jobs(*, cluster_id: str, job_id: str, state: str, kind: str) -> sa.Select[Any]:
+    query = sa.select(tables.job, _cluster_name(tables.job.c.cluster_id))
+    for column, wanted in (("cluster_id", cluster_id), ("id", job_id), ("state", state), ("kind", kind)):
+        if wanted:
+            query = query.where(tables.job.c[column] == wanted)
+    return query
+
+
+def _cluster_name(cluster_id: sa.Column[Any]) -> sa.Label[Any]:
+    """Looked up for each row shown; a join would let SQLite begin with the clusters and sort."""
+    named = tables.cluster.alias("named")
+    return sa.select(named.c.name).where(named.c.id == cluster_id).scalar_subquery().label("cluster_name")
 
 
 def clusters(
@@ -116,23 +178,73 @@ def clusters(
     return _page(catalog, query, [c.created_at.desc(), c.id.desc()], page, page_size)
 
 
-def summaries(catalog: Catalog, cluster_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Per cluster: ``last`` (newest successful backup row or None), ``manual`` (count against the quota is in
-    intents), ``running`` (id of its running job or "")."""
-    found: dict[str, dict[str, Any]] = {i: {"last": None, "manual": 0, "running": "", "count": 0} for i in cluster_ids}
-    b = tables.backup.c
-    with catalog.read() as tx:
-        shown = sa.select(tables.backup).where(b.cluster_id.in_(cluster_ids), b.status == BackupStatus.SUCCESS)
-        for row in tx.execute(shown.order_by(b.consistent_at, b.id)).all():
-            found[row.cluster_id]["last"] = row
-            found[row.cluster_id]["count"] += 1
-            found[row.cluster_id]["manual"] += row.mode == "Manual"
-        running = sa.select(tables.job.c.cluster_id, tables.job.c.id).where(
-            tables.job.c.cluster_id.in_(cluster_ids), tables.job.c.state == JobState.RUNNING
+def overview(
+    catalog: Catalog, *, cluster_id: str = "", after_cluster: str = "", limit: int | None = None
+) -> tuple[Page, dict[str, sa.Row[Any]], dict[str, sa.Row[Any]]]:
+    """Live clusters by name, each with ``last_id`` (newest restorable backup), ``manual`` (that count against the
+    quota), ``running`` (id of the running job), ``failed_id`` and ``succeeded_id`` (newest backup job that ended so);
+    then the rows of those backups and those jobs, by id. ``after_cluster``: the last one seen; ``LookupError`` if there
+    never was such a cluster."""
+    c, b, j = tables.cluster.c, tables.backup.c, tables.job.c
+    newest_job = (j.queued_at.desc(), j.id.desc())
+
+    def ended(state: JobState) -> sa.Label[Any]:
+        found = sa.select(j.id).where(j.cluster_id == c.id, j.kind == JobKind.BACKUP, j.state == state)
+        return found.order_by(*newest_job).limit(1).scalar_subquery().label(f"{state}_id")
+
+    last = sa.select(b.id).where(b.cluster_id == c.id, b.status == BackupStatus.SUCCESS)
+    manual = sa.select(sa.func.count()).where(
+        b.cluster_id == c.id, b.mode == BackupMode.MANUAL, b.status.in_(COUNTED_AGAINST_QUOTA)
+    )
+    running = sa.select(j.id).where(j.cluster_id == c.id, j.state == JobState.RUNNING)
+    query = (
+        sa.select(
+            tables.cluster,
+            last.order_by(b.consistent_at.desc(), b.id.desc()).limit(1).scalar_subquery().label("last_id"),
+            manual.scalar_subquery().label("manual"),
+            running.limit(1).scalar_subquery().label("running"),
+            ended(JobState.FAILED),
+            ended(JobState.SUCCEEDED),
         )
-        for cluster_id, job_id in tx.execute(running).all():
-            found[cluster_id]["running"] = job_id
-    return found
+        .where(c.deleted_at.is_(None))
+        .order_by(c.name)  # unique among live ones
+    )
+    if cluster_id:
+        query = query.where(c.id == cluster_id)
+    if limit is not None:
+        query = query.limit(limit + 1)
+    with catalog.read() as tx:
+        if after_cluster:
+            name = tx.execute(sa.select(c.name).where(c.id == after_cluster)).scalar()
+            if name is None:
+                raise LookupError(after_cluster)
+            query = query.where(c.name > name)
+        rows = tx.execute(query).all()
+        page = cut(rows, len(rows) if limit is None else limit, lambda row: write_marker("cluster", row.id))
+        backups = [row.last_id for row in page.rows if row.last_id]
+        ends = [end for row in page.rows for end in (row.failed_id, row.succeeded_id) if end]
+        return (
+            page,
+            {row.id: row for row in tx.execute(sa.select(tables.backup).where(b.id.in_(backups))).all()},
+            {row.id: row for row in tx.execute(sa.select(tables.job).where(j.id.in_(ends))).all()},
+        )
+
+
+def repository_days(catalog: Catalog, limit: int) -> Rows:
+    """The repository's size on the last days on which it was looked at, oldest first."""
+    query = sa.select(tables.repository_day).order_by(tables.repository_day.c.day.desc()).limit(limit)
+    with catalog.read() as tx:
+        return list(reversed(tx.execute(query).all()))
+
+
+def note_repository_day(catalog: Catalog, *, noted_at: int, stored_bytes: int, logical_bytes: int) -> None:
+    """The day's last look is its entry."""
+    day = datetime.fromtimestamp(noted_at, UTC).date().isoformat()
+    values = {"noted_at": noted_at, "stored_bytes": stored_bytes, "logical_bytes": logical_bytes}
+    d = tables.repository_day
+    with catalog.note() as tx:
+        if not tx.execute(sa.update(d).where(d.c.day == day).values(**values)).rowcount:
+            tx.execute(sa.insert(d).values(day=day, **values))
 
 
 def _page(catalog: Catalog, query: sa.Select[Any], order: list[Any], page: int, page_size: int) -> tuple[Rows, int]:

@@ -6,6 +6,8 @@ lost catalog is rebuilt from the manifests.
 
 from __future__ import annotations
 
+import itertools
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
@@ -40,6 +42,10 @@ cluster = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("checked_at", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("deleted_at", sa.BigInteger),
+    # what the last look found: local is NULL before the first, findings a JSON list of {severity, message, hint}
+    sa.Column("local", sa.Boolean),
+    sa.Column("data_directory", sa.Text, nullable=False, server_default=""),
+    sa.Column("findings", sa.Text, nullable=False, server_default="[]"),
     # a name is free again once its cluster is gone
     sa.Index("one_live_name", "name", unique=True, sqlite_where=sa.text("deleted_at IS NULL")),
 )
@@ -62,8 +68,14 @@ backup = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("new_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("facts", sa.Text, nullable=False, server_default=""),  # the manifest's header as JSON, a copy
-    sa.Index("backups_of_cluster", "cluster_id", "accepted_at"),
+    # the newest restorable one of a cluster, and its place in the quota, without reading the others
+    sa.Index("backups_by_verdict", "cluster_id", "status", "consistent_at", "id"),
+    sa.Index("backups_by_mode", "cluster_id", "mode", "status"),
 )
+# each list of the history reads as many rows as it shows: one index for each way to filter, in the list's order
+SHOWN = backup.c.status != sa.literal_column("'Deleting'")  # a literal: SQLite must recognise the index's condition
+sa.Index("backups_in_order", backup.c.accepted_at, backup.c.id, sqlite_where=SHOWN)
+sa.Index("backups_of_cluster", backup.c.cluster_id, backup.c.accepted_at, backup.c.id, sqlite_where=SHOWN)
 
 token = sa.Table(  # C2: one token, one effect, for ever; the primary key is the rule
     "token",
@@ -98,8 +110,23 @@ job = sa.Table(
     sa.Column("error_hint", sa.Text, nullable=False, server_default=""),
     # C3: one running job per cluster, so one running backup, and no removal beside it
     sa.Index("one_running_per_cluster", "cluster_id", unique=True, sqlite_where=sa.text("state = 'running'")),
-    sa.Index("jobs_by_state", "state", "queued_at"),
-    sa.Index("jobs_of_cluster", "cluster_id", "queued_at"),
+    # one index for each way to filter the list, in its order: no page reads more rows than it shows
+    *(
+        sa.Index("_".join(("jobs_by", *filters, "queue")), *filters, "queued_at", "id")
+        for count in range(4)
+        for filters in itertools.combinations(("cluster_id", "kind", "state"), count)
+    ),
+    # whether a backup is being restored or removed
+    sa.Index("jobs_of_backup", "backup_id", "state"),
+)
+
+repository_day = sa.Table(  # how large the repository was: cannot be found out later, so it lies with the catalog
+    "repository_day",
+    metadata,
+    sa.Column("day", sa.Text, primary_key=True),  # YYYY-MM-DD, UTC
+    sa.Column("noted_at", sa.BigInteger, nullable=False),
+    sa.Column("stored_bytes", sa.BigInteger, nullable=False),
+    sa.Column("logical_bytes", sa.BigInteger, nullable=False),
 )
 
 access_key = sa.Table(

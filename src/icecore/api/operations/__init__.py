@@ -6,32 +6,55 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from icecore.api.contract import Call
 from icecore.catalog import Catalog
 from icecore.catalog.calls import Calls
+from icecore.catalog.paging import read_marker
 
 Result = dict[str, Any]
+DEFAULT_RESULTS = 30  # on a page, where a marker is given and no number
+
+
+class Caller(Protocol):
+    """Who makes the call."""
+
+    @property
+    def access_key_id(self) -> str: ...
+    @property
+    def role(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class Context:
     """What an operation may use. ``repository`` gives sizes kept by the process, not read for the call;
-    ``refuse_secret`` raises ``Refused`` for a DSN that holds a password or is none."""
+    ``refuse_secret`` raises ``Refused`` for a DSN that holds a password or is none. ``caller`` is None inside a
+    command: whoever may read the home is its operator and sees everything."""
 
     catalog: Catalog
     calls: Calls
     repository: Callable[[], dict[str, Any]]
     refuse_secret: Callable[[str], None]
+    caller: Caller | None = None
 
 
 Operation = Callable[[Context, Call], Result]
 
 
+def marked(call: Call, kind: str) -> tuple[Any, ...] | None:
+    """The key of the last row seen, from the call's marker; None at the beginning. Refuses one of another list."""
+    if not call.params["marker"]:
+        return None
+    try:
+        return read_marker(kind, call.params["marker"])
+    except ValueError as error:
+        raise call.refuse("marker") from error
+
+
 def table() -> dict[str, Operation]:
     """Action -> operation. A test holds it equal to ``contract.json``."""
-    from icecore.api.operations import backups, clusters, jobs, keys, overview
+    from icecore.api.operations import backups, calls, clusters, jobs, keys, overview
 
     return {
         "CreateBackup": backups.create_backup,
@@ -46,6 +69,7 @@ def table() -> dict[str, Operation]:
         "CreateDBCluster": clusters.create_cluster,
         "DeleteDBCluster": clusters.delete_cluster,
         "RegisterDBCluster": clusters.register_cluster,
+        "DescribeBackupHistory": backups.describe_backup_history,
         "DescribeJobs": jobs.describe_jobs,
         "CancelJob": jobs.cancel_job,
         "CreateAccessKey": keys.create_access_key,
@@ -53,4 +77,6 @@ def table() -> dict[str, Operation]:
         "RevokeAccessKey": keys.revoke_access_key,
         "DescribeRepository": overview.describe_repository,
         "DescribeOverview": overview.describe_overview,
+        "DescribeClusterHealth": clusters.describe_cluster_health,
+        "DescribeCalls": calls.describe_calls,
     }

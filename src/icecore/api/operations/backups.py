@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from icecore import __version__, errors
 from icecore.api.contract import Call
-from icecore.api.operations import Context, Result
+from icecore.api.operations import Context, Result, marked
 from icecore.catalog import clusters, intents, queries
 from icecore.model import BackupStatus, Phase, percent
 
@@ -50,6 +50,19 @@ def describe_backups(context: Context, call: Call) -> Result:
         "page_record_count": len(rows),
         "total_record_count": total,
     }
+
+
+def describe_backup_history(context: Context, call: Call) -> Result:
+    params = call.params
+    if params["db_cluster_id"]:
+        clusters.one(context.catalog, params["db_cluster_id"], also_removed=True)
+    page = queries.history(
+        context.catalog,
+        cluster_id=params["db_cluster_id"] or "",
+        after=marked(call, "backup"),
+        limit=params["max_results"],
+    )
+    return {"items": {"backup": [_remembered(row) for row in page.rows]}, "next_marker": page.next_marker or None}
 
 
 def describe_backup_tasks(context: Context, call: Call) -> Result:
@@ -126,6 +139,21 @@ def _backup(row: sa.Row[Any]) -> Result:
         "backup_set_size": row.size_bytes,
         "is_avail": int(ready),
         "comment": row.comment or None,
+    }
+
+
+def _remembered(row: sa.Row[Any]) -> Result:
+    unfinished = row.status in (BackupStatus.PENDING, BackupStatus.RUNNING) and row.job_id
+    phase = Phase(row.job_phase) if unfinished else Phase.FINISHED
+    return {
+        **_backup(row),
+        "db_cluster_name": row.cluster_name,
+        "new_bytes": row.new_bytes,
+        "backup_job_id": row.job_id,
+        "job_state": row.job_state if unfinished else None,
+        "phase": phase if unfinished else None,
+        "process": percent(phase, row.job_bytes_done, row.job_bytes_total) if unfinished else None,
+        "error_code": row.job_error_code or None,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -136,11 +137,37 @@ def describe_cluster_endpoints(context: Context, call: Call) -> Result:
     return {"items": [endpoint]}
 
 
+def describe_cluster_health(context: Context, call: Call) -> Result:
+    """As the keeper last saw it: no server is asked while a client waits."""
+    row = clusters.one(context.catalog, call.params["db_cluster_id"])
+    return {
+        "db_cluster_id": row.id,
+        "db_cluster_name": row.name,
+        "db_cluster_status": row.status,
+        "status_reason": row.status_reason or None,
+        "checked_time": row.checked_at or None,
+        "db_type": WIRE_ENGINES[row.engine],
+        "engine_version": row.version or None,
+        "address": _address(row.host, row.port) if row.host else None,
+        "local": row.local,
+        "data_directory": row.data_directory or None,
+        "size_bytes": row.size_bytes,
+        "findings": [
+            {"severity": found["severity"], "message": found["message"], "hint": found["hint"] or None}
+            for found in json.loads(row.findings)
+        ],
+    }
+
+
 def describe_regions(context: Context, call: Call) -> Result:
     """This installation is one region; requests may name any."""
     region = context.catalog.config.region_id
     zone = {"zone_id": ZONE.format(region=region), "vpc_enabled": True}
     return {"regions": {"region": [{"region_id": region, "zones": {"zone": [zone]}}]}}
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _common(row: sa.Row[Any]) -> Result:

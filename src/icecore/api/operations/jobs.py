@@ -2,54 +2,60 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import sqlalchemy as sa
+
 from icecore import errors
 from icecore.api.contract import Call
-from icecore.api.operations import Context, Result
+from icecore.api.operations import DEFAULT_RESULTS, Context, Result, marked
 from icecore.catalog import intents, queries
 from icecore.model import Phase, percent
 
 
 def describe_jobs(context: Context, call: Call) -> Result:
+    """In numbered pages with a total, or by markers: these cost the same however many jobs there are."""
     params = call.params
-    rows, total = queries.jobs(
-        context.catalog,
-        cluster_id=params["db_cluster_id"] or "",
-        job_id=params["job_id"] or "",
-        state=params["job_state"] or "",
-        page=params["page_number"],
-        page_size=params["page_size"],
-    )
-    if params["job_id"] and not rows:
+    wanted = {
+        "cluster_id": params["db_cluster_id"] or "",
+        "job_id": params["job_id"] or "",
+        "state": params["job_state"] or "",
+        "kind": params["job_kind"] or "",
+    }
+    paging: Result
+    if params["marker"] or params["max_results"]:
+        page = queries.jobs_after(
+            context.catalog, **wanted, after=marked(call, "job"), limit=params["max_results"] or DEFAULT_RESULTS
+        )
+        rows, paging = page.rows, {"next_marker": page.next_marker or None}
+    else:
+        rows, total = queries.jobs(context.catalog, **wanted, page=params["page_number"], page_size=params["page_size"])
+        paging = {"page_number": params["page_number"], "total_record_count": total}
+    if params["job_id"] and not rows and not params["marker"]:
         raise errors.JobNotFound()
+    return {"items": {"job": [_job(row) for row in rows]}, "page_record_count": len(rows), **paging}
+
+
+def _job(row: sa.Row[Any]) -> Result:
     return {
-        "items": {
-            "job": [
-                {
-                    "job_id": row.id,
-                    "job_kind": row.kind,
-                    "db_cluster_id": row.cluster_id,
-                    "db_cluster_name": row.cluster_name,
-                    "backup_id": row.backup_id,
-                    "state": row.state,
-                    "phase": row.phase,
-                    "process": percent(Phase(row.phase), row.bytes_done, row.bytes_total),
-                    "bytes_done": row.bytes_done,
-                    "bytes_total": row.bytes_total,
-                    "bytes_new": row.bytes_new,
-                    "error_code": row.error_code or None,
-                    "error_message": row.error_message or None,
-                    "error_hint": row.error_hint or None,
-                    "queued_time": row.queued_at,
-                    "start_time": row.started_at,
-                    "end_time": row.ended_at,
-                    "attempts": row.epoch,
-                }
-                for row in rows
-            ]
-        },
-        "page_number": params["page_number"],
-        "page_record_count": len(rows),
-        "total_record_count": total,
+        "job_id": row.id,
+        "job_kind": row.kind,
+        "db_cluster_id": row.cluster_id,
+        "db_cluster_name": row.cluster_name,
+        "backup_id": row.backup_id,
+        "state": row.state,
+        "phase": row.phase,
+        "process": percent(Phase(row.phase), row.bytes_done, row.bytes_total),
+        "bytes_done": row.bytes_done,
+        "bytes_total": row.bytes_total,
+        "bytes_new": row.bytes_new,
+        "error_code": row.error_code or None,
+        "error_message": row.error_message or None,
+        "error_hint": row.error_hint or None,
+        "queued_time": row.queued_at,
+        "start_time": row.started_at,
+        "end_time": row.ended_at,
+        "attempts": row.epoch,
     }
 
 
