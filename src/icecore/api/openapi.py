@@ -10,8 +10,8 @@ A list (``Tag.1.Key=a``) is an exploded object whose property names are checked 
 contract says, which no array style of OpenAPI does.
 
 Ours beside the standard: ``x-icecore-extension`` (PolarDB has no such operation), ``x-icecore-mutates`` (closed to the
-role reader), ``x-icecore-ignored`` (names that are accepted and not looked at), ``x-icecore-signing`` (all parts of a
-signature, of which a security scheme can name one).
+role reader), ``x-icecore-private`` (may hold a secret: kept in no log), ``x-icecore-ignored`` (names that are accepted
+and not looked at), ``x-icecore-signing`` (all parts of a signature, of which a security scheme can name one).
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from icecore.api import contract
+from icecore.api import contract, explain
 from icecore.api.contract import Field, Operation, Parameter
-from icecore.errors import IcecoreError, every_error
 
 OPENAPI_VERSION = "3.1.1"
 ENDPOINT = "http://127.0.0.1:8080"  # of the document in docs/: what `icecore serve` listens on unless told otherwise
@@ -202,6 +201,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         }
     else:
         described["schema"] = value_schema(parameter)
+    if parameter.private:
+        described["x-icecore-private"] = True
     example = _example(parameter)
     return described if example is None else described | {"example": example}
 
@@ -242,7 +243,7 @@ def _text_schema(parameter: Parameter, minimum_length: int) -> dict[str, Any]:
         schema["pattern"] = f"^(?:{parameter.pattern})$" if minimum_length else f"^(?:{parameter.pattern})?$"
     else:
         schema["pattern"] = _PRINTABLE if parameter.text else "^[ -~]*$"
-    return schema | ({"format": "password"} if getattr(parameter, "secret", False) else {})
+    return schema
 
 
 def _list_schema(parameter: Parameter) -> dict[str, Any]:
@@ -309,7 +310,7 @@ def _field(field: Field) -> dict[str, Any]:
             schema = {"type": "string"}
             if field.holds:
                 schema["pattern"] = _PATTERN_BY_KIND[field.holds]
-            if getattr(field, "secret", False):
+            if field.secret:
                 schema["format"] = "password"
     return schema | ({"description": field.description} if field.description else {})
 
@@ -347,7 +348,7 @@ def _refusals(op: Operation) -> dict[str, Any]:
 def _refusal(status: str, codes: list[str], code_schema: Mapping[str, Any]) -> dict[str, Any]:
     name = contract.document()["envelope"]["code"]
     schema = {"$ref": "#/components/schemas/Error", "properties": {name: code_schema}}
-    lines = [f"- `{code}`: {message_of(code, int(status))}" for code in codes]
+    lines = [f"- `{code}`: {_message(code, int(status))}" for code in codes]
     return {
         "description": "\n".join([HTTPStatus(int(status)).phrase, "", *lines]),
         "headers": _headers(),
@@ -367,26 +368,7 @@ def _by_status(errors: Iterable[tuple[str, int]]) -> list[tuple[str, list[str]]]
     return [(status, sorted(codes)) for status, codes in sorted(found.items())]
 
 
-# ---------------------------------------------------------------- what a code means
-
-
-def error_of(code: str, status: int) -> tuple[type[IcecoreError], dict[str, str]]:
-    """The class of the error tree that answers ``code`` with ``status``, and the fields that the code gives:
-    ``InvalidComment.Malformed`` -> ``InvalidParameter``, ``{"parameter": "Comment"}``. ``LookupError``: none does."""
-    fitting: list[tuple[tuple[bool, bool], type[IcecoreError], dict[str, str]]] = []
-    for kind in every_error():
-        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\w+)", re.escape(kind.code))
-        match = re.fullmatch(pattern, code)
-        if match:
-            fitting.append(((kind.code == code, kind.status == status), kind, match.groupdict()))
-    if not fitting:
-        raise LookupError(f"no error has the code {code}")
-    _, kind, fields = max(fitting, key=lambda each: each[0])  # the first of equals: a parent before its children
-    return kind, fields
-
-
-def message_of(code: str, status: int) -> str:
-    """The message as far as it is known beforehand; what only a call fills in is ``...``."""
-    kind, fields = error_of(code, status)
-    template = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-    return re.sub(r"\{(\w+)\}", lambda place: fields.get(place[1], "..."), template)
+def _message(code: str, status: int) -> str:
+    """The message as far as it is known before a call; ``<name>`` where each answer has its own value."""
+    cases = explain.entries()[code].cases
+    return next((case for case in cases if case.status == status), cases[0]).message
