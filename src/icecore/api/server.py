@@ -15,7 +15,7 @@ import functools
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import anyio
@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from icecore.api import answer, contract, signature
+from icecore.api import answer, contract, recorded, signature
 from icecore.api.answer import Answer
 from icecore.api.contract import Call
 from icecore.api.listen import HEAD_LIMIT_BYTES, Server, run_server, self_signed
@@ -88,7 +88,10 @@ class CallRecord:
     status: int
     duration_ms: int
     origin: str = "api"  # or "console", "explorer"
-    source: str = ""  # the address that the connection came from
+    source: str = ""  # the address that the connection came from; empty: the call was made inside the server
+    message: str = ""  # the error's, without what was signed
+    mutates: bool = False  # by the contract, whether or not this call did
+    params: tuple[tuple[str, str], ...] = ()  # as sent, if the call was verified and bound; see ``recorded``
 
 
 class Backend(Protocol):
@@ -122,6 +125,9 @@ class _Known:
     xml: bool = False
     action: str = ""
     access_key_id: str = ""
+    pairs: signature.Pairs = field(default_factory=list)  # only those of a verified call (A1)
+    bound: bool = False
+    message: str = ""
 
 
 class Gateway:
@@ -190,11 +196,13 @@ class Gateway:
             given = self._answer(request, known)
         except IcecoreError as error:
             given = self._failure(error, known)
+            known.message = recorded.message(error, known.action, known.pairs)
             if error.status >= 500:
                 log.warning("call failed", request_id=known.request_id, action=known.action, trace=_trace())
         except Exception:
             log.error("call failed", request_id=known.request_id, action=known.action, trace=_trace())
             given = self._failure(IcecoreError(), known)
+            known.message = recorded.message(IcecoreError())
         self._note(given, known, round((time.monotonic() - started_s) * 1000))
         return given
 
@@ -224,7 +232,9 @@ class Gateway:
         known.action = action if action in contract.operations() else ""
         if version != contract.document()["version"]:
             raise InvalidVersion() if version else MissingParameter(parameter="Version")
+        known.pairs = pairs
         call = contract.bind(action, pairs)
+        known.bound = True
         if call.operation.mutates and verified.key.role != "admin":
             raise Forbidden()
 
@@ -236,19 +246,23 @@ class Gateway:
         return answer.failure(error, known.request_id, host=known.host, base_url=known.base_url, xml=known.xml)
 
     def _note(self, given: Answer, known: _Known, duration_ms: int) -> None:
-        record = CallRecord(
-            request_id=known.request_id,
-            at=int(self.clock()),
-            action=known.action,
-            access_key_id=known.access_key_id,
-            code=given.code or "OK",
-            status=given.status,
-            duration_ms=duration_ms,
-            origin=known.origin,
-            source=known.source,
-        )
         try:
-            self.backend.note(record)
+            self.backend.note(
+                CallRecord(
+                    request_id=known.request_id,
+                    at=int(self.clock()),
+                    action=known.action,
+                    access_key_id=known.access_key_id,
+                    code=given.code or "OK",
+                    status=given.status,
+                    duration_ms=duration_ms,
+                    origin=known.origin,
+                    source=known.source,
+                    message=known.message,
+                    mutates=bool(known.action) and contract.operation(known.action).mutates,
+                    params=tuple(recorded.parameters(known.action, known.pairs)) if known.bound else (),
+                )
+            )
         except Exception:
             log.error("call not noted", request_id=known.request_id, trace=_trace())
 
