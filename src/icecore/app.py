@@ -43,7 +43,7 @@ class App:
         self.calls = Calls(config)
         self.records = ConsoleRecords(config)
         self._operations = table()
-        self._context = Context(self.catalog, self.calls, self._repository, parts.refuse_secret)
+        self._context = Context(self.catalog, self.calls, self._repository, parts.refuse_secret, self._make_link)
         self._facts: dict[str, Any] = {}
         self._facts_until = 0.0
         self._facts_lock = threading.Lock()
@@ -89,6 +89,11 @@ class App:
             status=record.status,
             called_at=record.at,
             took_ms=record.duration_ms,
+            message=record.message,
+            source=record.source,
+            origin=record.origin,
+            mutates=record.mutates,
+            params=record.params,
         )
 
     # ------------------------------------------------------------ beside the operations
@@ -129,6 +134,11 @@ class App:
         keys.bring_back(self.catalog, credential.access_key_id, credential.access_key_secret)
         self.rebuild_catalog()
         self.catalog.mark("recovered")
+
+    def _make_link(self, caller: Any) -> tuple[str, int]:
+        """A command makes it for the operator's key."""
+        key_id = caller.access_key_id if caller is not None else home.operator_credential(self.config).access_key_id
+        return self.records.make_link(key_id, int(time.time()))
 
     def _repository(self) -> dict[str, Any]:
         """Sizes as of the last few seconds: a call must not wait for a listing each time."""

@@ -81,6 +81,11 @@ class Calls:
         found = home.endpoint(self.config)
         return f"{found.scheme}://{found.address}" if found else f"http://{self.config.listen}"
 
+    def served(self) -> bool:
+        """Whether a server of this home is running."""
+        found = home.endpoint(self.config)
+        return found is not None and _lives(found.pid)
+
     def close(self) -> None:
         if self._app is not None:
             self._app.close()
@@ -95,7 +100,7 @@ class Calls:
 
     def _find_server(self) -> Client | None:
         found = home.endpoint(self.config)
-        if found is None or not _lives(found.pid):
+        if found is None or not self.served():
             return None
         from icecore.api.client import Client
 

@@ -77,7 +77,10 @@ def serve(options: Namespace, output: Output) -> None:
         tls_key=options.tls_key,
         self_signed=options.tls_self_signed,
         with_worker=not options.no_worker,
-        announce=lambda endpoint: output.result(f"Icecore answers at {endpoint}", {"Endpoint": endpoint}),
+        announce=lambda endpoint: output.result(
+            f"Icecore answers at {endpoint}; its console is {endpoint}/console (`icecore console` signs you in)",
+            {"Endpoint": endpoint},
+        ),
     )
 
 

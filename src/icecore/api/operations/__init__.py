@@ -30,12 +30,14 @@ class Caller(Protocol):
 class Context:
     """What an operation may use. ``repository`` gives sizes kept by the process, not read for the call;
     ``refuse_secret`` raises ``Refused`` for a DSN that holds a password or is none. ``caller`` is None inside a
-    command: whoever may read the home is its operator and sees everything."""
+    command: whoever may read the home is its operator and sees everything. ``make_link`` gives the token of a one-time
+    link for an access key (of the caller) and until when it works."""
 
     catalog: Catalog
     calls: Calls
     repository: Callable[[], dict[str, Any]]
     refuse_secret: Callable[[str], None]
+    make_link: Callable[[Caller | None], tuple[str, int]]
     caller: Caller | None = None
 
 
@@ -75,6 +77,7 @@ def table() -> dict[str, Operation]:
         "CreateAccessKey": keys.create_access_key,
         "DescribeAccessKeys": keys.describe_access_keys,
         "RevokeAccessKey": keys.revoke_access_key,
+        "CreateConsoleLink": keys.create_console_link,
         "DescribeRepository": overview.describe_repository,
         "DescribeOverview": overview.describe_overview,
         "DescribeClusterHealth": clusters.describe_cluster_health,

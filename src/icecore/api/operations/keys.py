@@ -34,3 +34,9 @@ def describe_access_keys(context: Context, call: Call) -> Result:
 def revoke_access_key(context: Context, call: Call) -> Result:
     keys.revoke(context.catalog, call.params["key_id"])
     return {}
+
+
+def create_console_link(context: Context, call: Call) -> Result:
+    """For the caller's own key, so that nobody gains a right by it; a reader may."""
+    token, expires_at = context.make_link(context.caller)
+    return {"link_token": token, "expire_time": expires_at}
