@@ -17,12 +17,12 @@ from icecore.console import view
 from icecore.console.visit import Visit
 from icecore.errors import NotConfirmed, UnknownAction
 
-PREFIX = "p."  # of a form's field that is a parameter of the call
+PREFIX = "p."  # of a form's field that is a parameter of the call, by its name in snake_case
 
 
 @dataclass(frozen=True)
 class Act:
-    """``onward``: where to go after success, of the parameters and the answer, both in wire names. ``confirm``:
+    """``onward``: where to go after success, of the parameters and the answer. ``confirm``:
     gives the sentences to confirm; None: done at once."""
 
     label: str
@@ -36,12 +36,12 @@ def act(visit: Visit) -> Response:
     """Make the call that a form of ours describes."""
     action = visit.form.get("Action", "")
     chosen = _act(action)
-    pairs = _pairs(visit.form)
+    params = _params(visit.form)
     if chosen.typed and chosen.confirm:
-        chosen.confirm(visit, dict(pairs))  # gives the name
+        chosen.confirm(visit, params)  # gives the name
         if visit.form.get("typed", "") != visit.extra["name"]:
             raise NotConfirmed()
-    sent = visit.doors.send(action, pairs)
+    sent = visit.doors.send(action, params)
     if sent.error is not None:
         return visit.page(
             "failure.html",
@@ -51,32 +51,31 @@ def act(visit: Visit) -> Response:
             request_id=sent.answer.request_id,
             action=action,
         )
-    return RedirectResponse(chosen.onward(dict(pairs), sent.wire), 303, view.HEADERS)
+    return RedirectResponse(chosen.onward(params, sent.result), 303, view.HEADERS)
 
 
 def confirm(visit: Visit) -> Response:
     """Ask before the deed. The parameters come in the address, so that the question can be sent to a colleague."""
     action = visit.query.get("Action", "")
     chosen = _act(action)
-    pairs = dict(_pairs(visit.query))
-    call = contract.bind(action, list(pairs.items()))
-    sentences = chosen.confirm(visit, pairs) if chosen.confirm else []
+    params = _params(visit.query)
+    sentences = chosen.confirm(visit, params) if chosen.confirm else []
     name = visit.extra.get("name", "")
     return visit.page(
         "confirm.html",
         title=chosen.label,
         chosen=chosen,
         action=action,
-        pairs=pairs,
+        params=params,
         sentences=sentences,
         name=name,
-        calls=visit.calls(action, **{k: v for k, v in call.params.items() if v is not None}),
+        calls=visit.calls(action, **params),
         back=visit.extra.get("back", "/console"),
     )
 
 
-def _pairs(fields: Mapping[str, str]) -> list[tuple[str, str]]:
-    return [(name.removeprefix(PREFIX), value) for name, value in fields.items() if name.startswith(PREFIX) and value]
+def _params(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix(PREFIX): value for name, value in fields.items() if name.startswith(PREFIX) and value}
 
 
 def _act(action: str) -> Act:
@@ -89,8 +88,8 @@ def _act(action: str) -> Act:
 # ---------------------------------------------------------------- what each one says before it is done
 
 
-def _deleting_backup(visit: Visit, pairs: Mapping[str, str]) -> list[str]:
-    backup = visit.doors.read("DescribeBackup", backup_id=pairs.get("BackupId", ""))["backup"]
+def _deleting_backup(visit: Visit, params: Mapping[str, str]) -> list[str]:
+    backup = visit.doors.read("DescribeBackup", backup_id=params.get("backup_id", ""))["backup"]
     visit.extra["back"] = f"/console/backups/{backup['backup_id']}"
     cluster = backup.get("db_cluster_name") or backup["db_cluster_id"]
     return [
@@ -100,8 +99,8 @@ def _deleting_backup(visit: Visit, pairs: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _deleting_cluster(visit: Visit, pairs: Mapping[str, str]) -> list[str]:
-    cluster_id = pairs.get("DBClusterId", "")
+def _deleting_cluster(visit: Visit, params: Mapping[str, str]) -> list[str]:
+    cluster_id = params.get("db_cluster_id", "")
     cluster = visit.doors.read("DescribeDBClusterAttribute", db_cluster_id=cluster_id)
     visit.extra["back"] = f"/console/clusters/{cluster_id}"
     visit.extra["name"] = cluster["db_cluster_description"]
@@ -111,32 +110,32 @@ def _deleting_cluster(visit: Visit, pairs: Mapping[str, str]) -> list[str]:
         f"The restored server {cluster_id} will be stopped and its data directory removed."
         if restored
         else f"{cluster_id} will no longer be protected. The server itself is not touched.",
-        kept.get(pairs.get("BackupRetentionPolicyOnClusterDeletion", ""), "Its backups are deleted with it."),
+        kept.get(params.get("backup_retention_policy_on_cluster_deletion", ""), "Its backups are deleted with it."),
     ]
 
 
-def _cancelling(visit: Visit, pairs: Mapping[str, str]) -> list[str]:
-    job_id = pairs.get("JobId", "")
+def _cancelling(visit: Visit, params: Mapping[str, str]) -> list[str]:
+    job_id = params.get("job_id", "")
     visit.extra["back"] = f"/console/tasks/{job_id}"
     return [f"Task {job_id} will stop at its next step. What it stored so far is found again by the next backup."]
 
 
-def _revoking(visit: Visit, pairs: Mapping[str, str]) -> list[str]:
+def _revoking(visit: Visit, params: Mapping[str, str]) -> list[str]:
     visit.extra["back"] = "/console/access"
-    own = pairs.get("KeyId") == visit.doors.key.id
+    own = params.get("key_id") == visit.doors.key.id
     return [
-        f"Access key {pairs.get('KeyId', '')} will be refused from now on, for good.",
+        f"Access key {params.get('key_id', '')} will be refused from now on, for good.",
         *(["It is the key that you are signed in with: this session ends."] if own else []),
     ]
 
 
 ACTS: dict[str, Act] = {
-    "CreateBackup": Act("Back up now", lambda p, a: f"/console/tasks/{a['BackupJobId']}"),
+    "CreateBackup": Act("Back up now", lambda p, a: f"/console/tasks/{a['backup_job_id']}"),
     "DeleteBackup": Act(
-        "Delete this backup", lambda p, a: f"/console/clusters/{p['DBClusterId']}", _deleting_backup, danger=True
+        "Delete this backup", lambda p, a: f"/console/clusters/{p['db_cluster_id']}", _deleting_backup, danger=True
     ),
-    "CreateDBCluster": Act("Restore", lambda p, a: f"/console/clusters/{a['DBClusterId']}"),
+    "CreateDBCluster": Act("Restore", lambda p, a: f"/console/clusters/{a['db_cluster_id']}"),
     "DeleteDBCluster": Act("Remove this cluster", lambda p, a: "/console", _deleting_cluster, typed=True, danger=True),
-    "CancelJob": Act("Cancel this task", lambda p, a: f"/console/tasks/{p['JobId']}", _cancelling, danger=True),
+    "CancelJob": Act("Cancel this task", lambda p, a: f"/console/tasks/{p['job_id']}", _cancelling, danger=True),
     "RevokeAccessKey": Act("Revoke this key", lambda p, a: "/console/access", _revoking, danger=True),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from icecore.api import client, contract, signature
 from icecore.api.answer import Answer
 from icecore.api.server import Backend, Caller, Gateway
 from icecore.api.signature import AccessKey
-from icecore.errors import Forbidden, IcecoreError
+from icecore.errors import Forbidden, IcecoreError, InvalidParameter
 
 
 class Explored(Protocol):
@@ -73,11 +73,12 @@ class ConsoleBackend(Backend, Protocol):
 
 @dataclass(frozen=True)
 class Sent:
-    """A signed request that was made, and its answer. ``error``: the refusal, as the class that was raised."""
+    """A signed request that was made, and its answer in snake_case. ``error``: the refusal, as the class that was
+    raised; ``result`` is empty then."""
 
     request: signature.Request
     answer: Answer
-    wire: dict[str, Any]
+    result: dict[str, Any]
     error: IcecoreError | None
 
 
@@ -99,13 +100,20 @@ class Doors:
             raise Forbidden()
         return self.backend.run(call, Caller(self.key.id, self.key.role))
 
-    def send(self, action: str, pairs: signature.Pairs) -> Sent:
-        """Sign a call of ``action`` with the session's key and make it. Does not raise: see ``Sent.error``."""
+    def send(self, action: str, params: Mapping[str, Any]) -> Sent:
+        """Sign a call of ``action`` with the session's key and make it. ``params``: snake_case, values as text will do;
+        ``InvalidParameter`` for a name the operation does not take. What the call is refused for is ``Sent.error``."""
+        try:
+            pairs = contract.to_pairs(action, params)
+        except KeyError as error:
+            raise InvalidParameter(parameter="Form") from error
         request = self.sign(action, pairs)
         answer = self.pass_on(request, origin="console")
         wire = json.loads(answer.body)
-        error = client.rebuild(answer.code, str(wire.get("Message", "")), answer.status) if answer.code else None
-        return Sent(request, answer, wire, error)
+        if answer.code:
+            message = str(wire[contract.document()["envelope"]["message"]])
+            return Sent(request, answer, {}, client.rebuild(answer.code, message, answer.status))
+        return Sent(request, answer, contract.parse(action, wire), None)
 
     def sign(self, action: str, pairs: signature.Pairs, version: str = "V3") -> signature.Request:
         """A request that is valid for fifteen minutes and works once."""

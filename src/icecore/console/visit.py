@@ -20,7 +20,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import RedirectResponse, Response
 
 from icecore.api import answer, contract
-from icecore.api.contract import Call
 from icecore.api.samples import sample
 from icecore.api.server import CallRecord, Gateway, read_body
 from icecore.console import session, view
@@ -86,8 +85,11 @@ class Visit:
     def calls(self, action: str, **params: Any) -> list[tuple[str, str, str]]:
         """The same action elsewhere, for the *show the call* drawer: label, text, Pygments' lexer."""
         pairs = contract.to_pairs(action, params)
-        call = Call(action, params)
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in [("Action", action), *pairs])
+        call = contract.bind(action, pairs)
+        query = "&".join(
+            f"{name}={quote(value, safe='')}"
+            for name, value in [(contract.common_parameters()[0].name, action), *pairs]
+        )
         return [
             ("API", f"POST {self.endpoint}/?{query}&<common parameters>", "text"),
             ("icecore", sample(call, self.endpoint, "icecore"), "bash"),
