@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from icecore.api import contract
 from icecore.console import view
 from icecore.console.visit import Visit
-from icecore.errors import NotConfirmed, UnknownAction
+from icecore.errors import InvalidParameter, NotConfirmed, UnknownAction
 
 PREFIX = "p."  # of a form's field that is a parameter of the call, by its name in snake_case
 
@@ -36,7 +36,7 @@ def act(visit: Visit) -> Response:
     """Make the call that a form of ours describes."""
     action = visit.form.get("Action", "")
     chosen = _act(action)
-    params = _params(visit.form)
+    params = _params(action, visit.form)
     if chosen.typed and chosen.confirm:
         chosen.confirm(visit, params)  # gives the name
         if visit.form.get("typed", "") != visit.extra["name"]:
@@ -58,7 +58,7 @@ def confirm(visit: Visit) -> Response:
     """Ask before the deed. The parameters come in the address, so that the question can be sent to a colleague."""
     action = visit.query.get("Action", "")
     chosen = _act(action)
-    params = _params(visit.query)
+    params = _params(action, visit.query)
     sentences = chosen.confirm(visit, params) if chosen.confirm else []
     name = visit.extra.get("name", "")
     return visit.page(
@@ -74,8 +74,13 @@ def confirm(visit: Visit) -> Response:
     )
 
 
-def _params(fields: Mapping[str, str]) -> dict[str, str]:
-    return {name.removeprefix(PREFIX): value for name, value in fields.items() if name.startswith(PREFIX) and value}
+def _params(action: str, fields: Mapping[str, str]) -> dict[str, str]:
+    """What the form gives for parameters that the operation takes; another name is a form of nobody's."""
+    known = {parameter.snake for parameter in contract.operation(action).bound()}
+    given = {name.removeprefix(PREFIX): value for name, value in fields.items() if name.startswith(PREFIX) and value}
+    if not set(given) <= known:
+        raise InvalidParameter(parameter="Form")
+    return given
 
 
 def _act(action: str) -> Act:

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import RedirectResponse, Response
 
-from icecore.api import answer, contract
+from icecore.api import answer, contract, signature
 from icecore.api.samples import sample
 from icecore.api.server import CallRecord, Gateway, read_body
 from icecore.console import session, view
