@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from icecore.api.server import Gateway
-from icecore.console import acts, overview, signing_in, view
+from icecore.console import acts, errorcenter, overview, signing_in, view
 from icecore.console.doors import ConsoleBackend
 from icecore.console.visit import Site, Visit
 
@@ -28,7 +28,9 @@ def pages(gateway: Gateway, backend: ConsoleBackend) -> list[BaseRoute]:
         Route("/console/sign-in", open_(signing.sign_in), methods=["POST"]),
         Route("/console/sign-out", private(signing.sign_out), methods=["POST"]),
         Route("/console/static/{name}", open_(_static)),
-        Route("/console/{rest:path}", open_(_missing), methods=["GET", "POST"]),
+        Route("/errors", open_(errorcenter.index)),
+        Route("/errors/{code:path}", open_(errorcenter.one)),
+        Route("/console/{rest:path}", private(_missing), methods=["GET", "POST"]),
     ]
 
 

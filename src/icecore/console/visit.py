@@ -86,10 +86,7 @@ class Visit:
         """The same action elsewhere, for the *show the call* drawer: label, text, Pygments' lexer."""
         pairs = contract.to_pairs(action, params)
         call = contract.bind(action, pairs)
-        query = "&".join(
-            f"{name}={quote(value, safe='')}"
-            for name, value in [(contract.common_parameters()[0].name, action), *pairs]
-        )
+        query = signature.canonical_query([("Action", action), *pairs])
         return [
             ("API", f"POST {self.endpoint}/?{query}&<common parameters>", "text"),
             ("icecore", sample(call, self.endpoint, "icecore"), "bash"),
