@@ -14,13 +14,31 @@ from typing import Any, NoReturn
 
 from icecore import __version__, errors
 
+# the ids of icecore.api.samples.LANGUAGES, which are not loaded for every command
+LANGUAGES = (
+    "curl",
+    "python",
+    "python-legacy",
+    "java",
+    "go",
+    "typescript",
+    "nodejs",
+    "nodejs-legacy",
+    "php",
+    "csharp",
+    "cpp",
+    "ruby",
+    "aliyun",
+    "icecore",
+)
+
 TITLE = "Icecore: snapshot backup for database clusters, behind the PolarDB OpenAPI."
 GROUPS: dict[str, Sequence[str]] = {
     "Start": ("init", "serve", "work"),
     "Clusters": ("cluster", "status"),
     "Backups": ("backup", "backups", "show", "restore", "delete"),
     "Jobs": ("jobs", "watch", "cancel"),
-    "Access and storage": ("key", "repo", "call"),
+    "Access and storage": ("console", "key", "repo", "call"),
 }
 EXITS = """\
 Exit codes: 0 done, 1 failed, 2 usage, 3 done with warnings, 4 not allowed, 5 not found, 6 refused or already
@@ -261,6 +279,12 @@ def _jobs(g: Grammar) -> None:
 
 
 def _access(g: Grammar) -> None:
+    g.command(
+        "console",
+        "access:console",
+        "Print a link that signs you in to the console, once",
+        "icecore console\nALIBABA_CLOUD_ACCESS_KEY_ID=... ALIBABA_CLOUD_ACCESS_KEY_SECRET=... icecore console",
+    )
     verbs = g.group("key", "Access keys: create, list, revoke")
     p = g.command("create", "access:create", "Make an access key; its secret is shown once", within=verbs)
     p.add_argument("--role", choices=("admin", "reader"), default="admin", help="default: admin")
@@ -296,7 +320,11 @@ def _access(g: Grammar) -> None:
     )
     p.add_argument("action", metavar="ACTION", help="as in the API reference; parameters follow as --Name value")
     p.add_argument(
-        "--print", choices=("curl", "python", "aliyun"), dest="language", help="show how to call it; send nothing"
+        "--print",
+        choices=LANGUAGES,
+        metavar="LANGUAGE",
+        dest="language",
+        help=f"show how to call it, send nothing. One of: {', '.join(LANGUAGES)}",
     )
 
 
