@@ -447,6 +447,7 @@ class StaleWorker(BrokenLaw):
     """this worker's claim on job {job_id} was taken over by another"""
 
     code = "StaleWorker"
+    hint = "Nothing is to be done: the job goes on, or has ended, with the other worker."
 
 
 def every_error() -> list[type[IcecoreError]]:

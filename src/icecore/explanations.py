@@ -36,8 +36,10 @@ class Explanation:
     example: Mapping[str, Any] = field(default_factory=dict)
 
 
-def explanation(kind: type[IcecoreError]) -> Explanation:
+def explanation(kind: type[IcecoreError], parameter: str = "") -> Explanation:
     """Of a class or the nearest parent that has one. ``KeyError`` for a family's head."""
+    if kind is errors.InvalidParameter and parameter in WHY_PARAMETER:
+        return WHY_PARAMETER[parameter]
     for parent in kind.__mro__:
         if parent in WHY:
             return WHY[parent]
@@ -53,8 +55,7 @@ WHY: dict[type[IcecoreError], Explanation] = {
         "The server met something nobody foresaw: a bug, or a file of its home that is not as it left it. What the "
         "call had begun in the catalog was rolled back. In a job the message ends with the kind of the error in "
         "brackets.",
-        "Find the RequestId in the server's log: beside it stands the full trace.",
-        "For a job, look for its id in the log instead.",
+        "Beside it stands the full trace. For a job, look for the job's id instead.",
         "CreateBackup and CreateDBCluster with a ClientToken may be sent again: what was done is not done twice.",
         "If it comes back, report it with the trace; no secret is in it.",
         seen=(JOB, COMMAND),
@@ -73,14 +74,13 @@ WHY: dict[type[IcecoreError], Explanation] = {
         "with ACS3- the server expects a V1 signature in the parameters.",
         "Set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET and let an official SDK or `icecore "
         "call` sign.",
-        "Signing by yourself? The Signature tab of the Explorer (/console/explorer) shows each step for your request.",
         "With a V3 signature, see that no proxy removes the Authorization and x-acs-* headers.",
         parameter="AccessKeyId",
     ),
     errors.InvalidParameter: _why(
         "{parameter} has a value that its type, pattern, length or list of allowed values does not permit, or it was "
         "given twice with different values. It is refused before anything is done.",
-        "Look up {parameter} in the Explorer: allowed values, limits and an example stand beside its field.",
+        "Its field in the Explorer shows allowed values, limits and an example (/console/explorer).",
         "Look for a blank, a line break or a quotation mark that was sent along.",
         "Sent once in the query and once in the body, it must have one value.",
         parameter="PageSize",
@@ -96,20 +96,20 @@ WHY: dict[type[IcecoreError], Explanation] = {
     errors.UnknownAccessKey: _why(
         "No access key of this installation has this AccessKeyId. Keys belong to one home: a key of Alibaba Cloud or "
         "of another Icecore is unknown here.",
-        "On the server: `icecore key list`. Compare letter by letter; ids are case-sensitive.",
+        "Letter by letter: ids are case-sensitive.",
         "See which key the client really uses: environment variables come before its configuration file.",
-        "Make a key if there is none: `icecore key create`.",
+        "There is none? `icecore key create` makes one.",
     ),
     errors.DisabledAccessKey: _why(
         "The key exists and was revoked (`icecore key revoke` or RevokeAccessKey). A revoked key is never enabled "
         "again.",
         "Find out who revoked it and why: the audit on the console's Access page names the call.",
-        "Create another, give it to the client, and remove the old one there: `icecore key create`.",
+        "Give the new one to the client, and remove the old one there.",
     ),
     errors.InvalidSecurityToken: _why(
         "This key was issued together with a security token, and the request carries none or another one. Keys made "
         "by `icecore key create` have no token.",
-        "Set the token that belongs to the key (ALIBABA_CLOUD_SECURITY_TOKEN), or use a key without one.",
+        "Clients read it from ALIBABA_CLOUD_SECURITY_TOKEN. Or use a key without a token.",
     ),
     errors.SignatureMismatch: _why(
         "The server signed the request as it arrived and got another signature. Either the secret differs, or the "
@@ -117,8 +117,8 @@ WHY: dict[type[IcecoreError], Explanation] = {
         "x-acs-content-sha256 announces.",
         "Copy the string to sign that the message ends with, and your own, into the Signature tab of the Explorer "
         "(/console/explorer): it shows the first byte that differs and the rule behind it.",
-        "Equal strings? Then the AccessKeySecret is another one; look for a blank or line break at its end. V1 signs "
-        "with the secret and an & behind it, V3 with the secret alone.",
+        "Equal? Look for a blank or a line break at the end of the secret. V1 signs with the secret and an & behind "
+        "it, V3 with the secret alone.",
         "Usual differences: + for %20, %7E for ~, * not encoded, lower-case %2f, parameters of the body left out "
         "(V1), the Host header rewritten by a proxy (V3).",
         string_to_sign="GET&%2F&AccessKeyId%3DICE7Q2M4K1X9%26Action%3DDescribeRegions%26Format%3DJSON",
@@ -135,17 +135,14 @@ WHY: dict[type[IcecoreError], Explanation] = {
     errors.NonceUsed: _why(
         "This key already sent a request with this nonce. A nonce is used up by the first request whose signature was "
         "right, whatever the answer was: the copy may be a retry by a client or proxy, or a replay by a third party.",
-        "Sign every attempt anew, with a fresh nonce and time.",
-        "To repeat CreateBackup or CreateDBCluster without doing it twice, keep the ClientToken: that is what it is "
-        "for.",
+        "It is the ClientToken that keeps a repeated CreateBackup or CreateDBCluster from being done twice.",
         "If no client of yours repeats requests, look in the audit for the first use, and revoke the key if it is not "
         "yours.",
     ),
     errors.TimestampFormat: _why(
         "The signature's time is not written as YYYY-MM-DDThh:mm:ssZ: an offset such as +08:00, a fraction of a "
         "second, a blank instead of T, or a day that does not exist.",
-        "Take the time in UTC, without fraction, with the letter Z at its end. It is Timestamp in V1, x-acs-date in "
-        "V3.",
+        "Without a fraction, and with the letter Z at its end. The time is Timestamp in V1, x-acs-date in V3.",
     ),
     errors.TimestampExpired: _why(
         "The time in the signature differs from the server's clock by more than 15 minutes, in either direction. A "
@@ -157,16 +154,17 @@ WHY: dict[type[IcecoreError], Explanation] = {
     errors.InvalidSignatureMethod: _why(
         "The signature is made with an algorithm that this server does not know, such as HMAC-SHA256 in V1 or "
         "ACS3-HMAC-SM3 and ACS3-RSA-SHA256 in V3.",
-        "Set the client to HMAC-SHA1 (V1) or ACS3-HMAC-SHA256 (V3); both are the SDKs' defaults.",
+        "The SDKs choose one of them by themselves: remove the client's setting for another one.",
     ),
     errors.InvalidFormat: _why(
         "Format is neither JSON nor XML, or it was given twice with different values. This answer comes as JSON.",
-        "Leave Format out (JSON) or send JSON or XML, in any case.",
+        "Upper or lower case does not matter. Without Format the answer is JSON.",
     ),
     errors.InvalidVersion: _why(
         "The request names another version of the API than the one this server speaks: a client for another product, "
         "or a date that was changed.",
-        "Send Version=2017-08-01 (x-acs-version in V3), or use the SDK package for polardb 20170801.",
+        "It goes into Version, with V3 also into x-acs-version. The SDK's package for PolarDB has 20170801 in its "
+        "name.",
     ),
     errors.UnknownAction: _why(
         "Icecore has no operation of this name, or the URL leads to no page: the API is at the path / and nowhere "
@@ -176,7 +174,7 @@ WHY: dict[type[IcecoreError], Explanation] = {
     ),
     errors.UnsupportedMethod: _why(
         "The request uses a method such as PUT, DELETE or HEAD; the API of PolarDB is called by GET and POST only.",
-        "Use POST, with the parameters in the body or the query. What an operation does is in Action, not in the "
+        "Parameters go into the query or, with POST, into the body. What an operation does is in Action, not in the "
         "method.",
         "A load balancer that probes with HEAD may use GET /healthz.",
     ),
@@ -190,14 +188,14 @@ WHY: dict[type[IcecoreError], Explanation] = {
     errors.Forbidden: _why(
         "The signature is right, but the key has the role `reader` and the operation changes something. Readers may "
         "call Describe operations.",
-        "Use an admin key for this call, or create one: `icecore key create --role admin`.",
+        "Create an admin key if there is none at hand: `icecore key create --role admin`.",
         "Roles cannot be changed afterwards. `icecore key list` shows them.",
     ),
     # ------------------------------------------------------------ operations
     errors.ClusterNotFound: _why(
         "No cluster has this id here: it was never registered, was removed, or the id is one of Alibaba Cloud. An id "
         "begins with pc-; a cluster's name is not its id, and only `icecore` commands take either.",
-        "`icecore cluster list`, or DescribeDBClusters, shows ids and names.",
+        "For clients, DescribeDBClusters shows the same.",
         "Register a server that is missing: `icecore cluster add NAME --dsn DSN`.",
         "Backups of a removed cluster are still there if they were kept: `icecore repo list`.",
         seen=(COMMAND,),
@@ -205,23 +203,22 @@ WHY: dict[type[IcecoreError], Explanation] = {
     errors.BackupNotFound: _why(
         "No backup of this cluster has this id: it belongs to another cluster, was deleted, or is being deleted now. "
         "For a restore it also means a backup that failed or is not finished yet, or LATEST without any finished one.",
-        "`icecore backups CLUSTER` lists what can be restored.",
         "If the catalog was lost, `icecore repo list` shows what the repository itself holds.",
         "If several ids were given to DeleteBackup, none was deleted: ask again without the unknown one.",
         seen=(COMMAND,),
     ),
     errors.JobNotFound: _why(
         "No job has this number. It may have been cut or rounded on its way, or belong to another installation.",
-        "`icecore jobs` lists them all, newest first; DescribeJobs does the same.",
+        "For clients, DescribeJobs without a JobId shows the same.",
         "Keep the number as text: as a JavaScript number it may be rounded.",
         seen=(COMMAND,),
     ),
     errors.QuotaExceeded: _why(
         "The cluster has three manual backups, which is the limit. Sets that exist count, and so do those being made; "
         "failed, cancelled and deleted ones do not. No day is counted, whatever the message (PolarDB's) says.",
-        "See which three: `icecore backups CLUSTER`, or the cluster's page in the console.",
-        "Delete one that is not needed: `icecore delete BACKUP`, or DeleteBackup. Its place is free at once.",
-        "Then call CreateBackup again; the same ClientToken may be used, since a refused call does not use it up.",
+        "Which three? `icecore backups CLUSTER`, or the cluster's page in the console, shows them.",
+        "For clients it is DeleteBackup. The place is free at once, before the bytes are gone.",
+        "The ClientToken of the refused call may be used again: a refusal does not use it up.",
     ),
     errors.InvalidClientToken: _why(
         "The ClientToken is longer than 64 characters or holds one that is not printable ASCII. An empty token is "
@@ -232,7 +229,6 @@ WHY: dict[type[IcecoreError], Explanation] = {
         "The same ClientToken was sent before with other parameters (for CreateBackup: another cluster or Comment). A "
         "token stands for one intent for ever, also after its backup was deleted. Nothing was done.",
         "Repeating a call? Send exactly what was sent first; its first result is the answer.",
-        "Something new? Make a new token.",
     ),
     errors.ClusterStatusDenied: _why(
         "CreateBackup needs a cluster that is Running. It is Stopped when its server did not answer twice in a row, "
@@ -244,19 +240,19 @@ WHY: dict[type[IcecoreError], Explanation] = {
     errors.BackupStatusDenied: _why(
         "A backup that is still being made, or from which a restore reads at this moment, cannot be deleted: bytes "
         "that a job needs would vanish. Of several ids that were given, none was deleted.",
-        "`icecore jobs CLUSTER` names the job; wait for it, or `icecore cancel JOB`, then delete again.",
+        "`icecore jobs CLUSTER` names the job, `icecore cancel JOB` ends it.",
         backup_id="4182",
         backup_status="being restored",
     ),
     errors.CreationOptionDenied: _why(
         "Icecore makes clusters from backups only. CreationOption was left out (then it means Normal, an empty "
         "cluster) or names another source, such as RDS or the recycle bin.",
-        "Send CreationOption=CloneFromPolarDB, SourceResourceId=<cluster id> and CloneDataPoint=<BackupId> or LATEST.",
+        "With it go SourceResourceId=<cluster id> and CloneDataPoint=<BackupId> or LATEST.",
     ),
     errors.WrongMajorVersion: _why(
         "DBVersion differs from the major version that the backup was taken with. Files of one major version cannot "
         "be started by another; restoring is no upgrade.",
-        "`icecore show BACKUP` names the version; send that one as DBVersion.",
+        "Send that one as DBVersion.",
         "To upgrade, restore first, then use pg_upgrade or dump and load.",
     ),
     errors.RetentionPolicyMalformed: _why(
@@ -267,20 +263,20 @@ WHY: dict[type[IcecoreError], Explanation] = {
     errors.NotConfirmed: _why(
         "Removing a cluster in the console wants its name typed, letter by letter. What came is another text, so "
         "nothing was done.",
-        "Go back and type the name as it stands in the question; case and blanks count.",
+        "Upper and lower case count, and so do blanks.",
         seen=(CONSOLE,),
     ),
     errors.TooManySignIns: _why(
         "Ten attempts to sign in to the console failed within ten minutes, all from one address (with IPv6, from one "
         "/64 network). Others behind the same proxy or gateway count too. Calls of the API are not held up.",
-        "Wait ten minutes, or run `icecore console` on the machine of the home: its link signs in at once.",
+        "The command works on the machine that holds the home.",
         "Who tried? The audit on the Access page lists the failed attempts with their address.",
         seen=(CONSOLE,),
     ),
     errors.SignInLinkUsed: _why(
         "A sign-in link works once and for ten minutes, and only as long as its access key is active. This one was "
         "used, is too old, or was cut when it was copied.",
-        "Make another one: `icecore console`. Open it in the browser that is to be signed in.",
+        "Open it in the browser that is to be signed in.",
         "If nobody you know used the first one, look at the sign-ins in the audit on the Access page.",
         seen=(CONSOLE,),
     ),
@@ -288,7 +284,6 @@ WHY: dict[type[IcecoreError], Explanation] = {
     errors.Usage: _why(
         "The command was not understood, or one of its values cannot be used. The message says which; nothing was "
         "begun.",
-        "Look at the examples on top of `icecore COMMAND --help`.",
         "In a script without a terminal, questions need --yes, and secrets a variable such as ICECORE_PASSPHRASE.",
         seen=(COMMAND,),
         reason="unknown argument: --forse",
@@ -350,15 +345,13 @@ WHY: dict[type[IcecoreError], Explanation] = {
         "Somebody asked for this job to be cancelled (`icecore cancel`, CancelJob or the console), and it stopped at "
         "its next step. A cancelled backup leaves nothing behind and does not count against the three.",
         "Who it was: the audit on the console's Access page, operation CancelJob.",
-        "To go on after all, start it anew; a backup finds again what was stored already.",
         seen=(JOB, COMMAND),
     ),
     # ------------------------------------------------------------ the world
     errors.ServerUnreachable: _why(
         "The client got no answer of an Icecore server: nothing listens there, a firewall is in between, the "
         "certificate is not trusted, or the answer did not come in time. Whether the call had its effect is not known.",
-        "On the server: does `icecore serve` run, and at which address (`listen` in icecore.toml)?",
-        "http and https: the endpoint must say the one that the server speaks.",
+        "At which address does it listen? `listen` in icecore.toml of its home says so.",
         "Self-signed certificate: give the client keys/tls-cert.pem of the server's home as its CA file.",
         "Repeat with the same ClientToken: then a call that did have its effect is not done twice.",
         seen=(COMMAND,),
@@ -371,7 +364,6 @@ WHY: dict[type[IcecoreError], Explanation] = {
         "The message ends with PostgreSQL's own words. Try them with `psql` and the same DSN, on the worker's machine.",
         "Was the password changed? The one in use is the file secrets/<cluster id> in the home, mode 0600: replace it.",
         "pg_hba.conf must let the role in, also for `replication`.",
-        "`icecore cluster check CLUSTER` says when it is well again.",
         seen=(JOB, COMMAND),
         reason="connection to server at 10.0.0.7, port 5432 failed: Connection refused",
     ),
@@ -380,8 +372,8 @@ WHY: dict[type[IcecoreError], Explanation] = {
         "session, removed log that was still needed, or did not start after a restore. What was half made was taken "
         "away.",
         "Read what the message says after the colon, then the database server's own log at that minute.",
-        "After a restore: the restored server's log is clusters/<id>/log/server.log in the home.",
-        "Start the job again when the server is well; blocks that were stored already are found again.",
+        "After a restore it ends with the last words of the restored server, whose directory was removed again.",
+        "Start the job again when the server is well.",
         seen=(JOB, COMMAND, LOG),
         doing="stopping the backup",
         reason="terminating connection due to administrator command",
@@ -432,14 +424,14 @@ WHY: dict[type[IcecoreError], Explanation] = {
         "Only one process may write the backups of a cluster at a time, and another one holds that right: a second "
         "worker, or a command. A job waits ten minutes for it before it ends with this.",
         "Which one? Look for `icecore serve`, `icecore work` and commands on every machine that uses this repository.",
-        "Wait until it has finished, or end it. What a dead process of the same machine held is free at once.",
+        "What a dead process of the same machine held is free at once.",
         seen=(JOB, COMMAND),
         name="clusters/pc-ice1",
     ),
     errors.Busy: _why(
         "The catalog stayed locked by another transaction for longer than a call may take: many calls at once, a slow "
         "disk, or another process that keeps it open, such as a sqlite3 shell or a copy program. Nothing was changed.",
-        "Send the request again, with the same ClientToken if it had one.",
+        "Keep the ClientToken when you send it again.",
         "If it stays: close whatever has the catalog in the home open (`fuser`), and look at the disk's latency.",
         seen=(COMMAND,),
     ),
@@ -447,8 +439,7 @@ WHY: dict[type[IcecoreError], Explanation] = {
     errors.Damaged: _why(
         "Bytes that were read are not those that were once stored: each is checked before it is used. A failing disk, "
         "memory or cable, an object changed or cut by hand, or a file of the database server that is damaged itself.",
-        "Restore another backup; those that share no damaged object are whole.",
-        "Bring the named object back from a copy of the repository: the name is its path.",
+        "The object's name is its path below the repository. Backups that do not share it are whole.",
         "Look at `dmesg` and SMART before trusting this disk again, and take a new backup to another one.",
         "If the name is one of the database's own files, it is the cluster that is damaged: look there first.",
         seen=(JOB, COMMAND),
@@ -458,9 +449,20 @@ WHY: dict[type[IcecoreError], Explanation] = {
     errors.StaleWorker: _why(
         "A worker was held up so long (suspended machine, frozen disk) that another one took its job over. The first "
         "noticed it and stepped back without writing; the job goes on or has ended elsewhere.",
-        "Nothing is to be mended: `icecore jobs` shows the job's true state.",
+        "`icecore jobs` shows the job's true state.",
         "If it comes often, find out what freezes the machine of the worker.",
         seen=(LOG,),
         job_id="4182",
+    ),
+}
+
+# Refused as parameters are, and none of any operation: the general text would lead astray.
+WHY_PARAMETER: dict[str, Explanation] = {
+    "DSN": _why(
+        "The connection string of a registered cluster is not one that libpq would take: a port that is no number "
+        "from 1 to 65535, or not as many ports as hosts.",
+        "One port serves all hosts; several must be as many as the hosts: host=a,b port=5432,5433.",
+        "Register the cluster anew with a right one: `icecore cluster add NAME --dsn DSN`.",
+        seen=(COMMAND,),
     ),
 }

@@ -17,10 +17,9 @@ from icecore import explanations
 from icecore.api import answer, contract
 from icecore.api.answer import Answer
 from icecore.errors import BrokenLaw, CallerError, IcecoreError, InvalidParameter, WorldError, every_error
-from icecore.explanations import COMMAND, FAMILIES
+from icecore.explanations import COMMAND, FAMILIES, Explanation
 
 EXAMPLE_REQUEST_ID = "0F2C7B1E-5D3A-4C7E-9B61-2A8D4E6F1C30"
-LOCAL_PARAMETERS = ("DSN",)  # refused like a parameter by a command, and none of any operation
 NOT_HERE = "icecore.api.client"  # its class stands for codes of other versions
 
 QUERY_LENGTH = 4000  # of a search; what follows is not looked at
@@ -38,6 +37,10 @@ class Case:
 
     kind: type[IcecoreError]
     fields: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def why(self) -> Explanation:
+        return explanations.explanation(self.kind, dict(self.fields).get("parameter", ""))
 
     @property
     def status(self) -> int:
@@ -63,15 +66,15 @@ class Case:
 
     @property
     def cause(self) -> str:
-        return self._filled(explanations.explanation(self.kind).cause)
+        return self._filled(self.why.cause)
 
     @property
     def fix(self) -> tuple[str, ...]:
-        return tuple(self._filled(step) for step in explanations.explanation(self.kind).fix)
+        return tuple(self._filled(step) for step in self.why.fix)
 
     @property
     def seen(self) -> tuple[str, ...]:
-        return explanations.explanation(self.kind).seen
+        return self.why.seen
 
     @property
     def family(self) -> str:
@@ -83,7 +86,7 @@ class Case:
 
     def example(self) -> IcecoreError:
         """The error as it could be raised."""
-        return self.kind(**{**explanations.explanation(self.kind).example, **dict(self.fields)})
+        return self.kind(**{**self.why.example, **dict(self.fields)})
 
     def _filled(self, template: str) -> str:
         known = dict(self.fields)
@@ -173,7 +176,7 @@ def entries() -> Mapping[str, Entry]:
     for operation in contract.operations().values():
         for parameter in operation.bound():
             _add(found, parameter.refusal())
-    for name in LOCAL_PARAMETERS:
+    for name in explanations.WHY_PARAMETER:
         _add(found, InvalidParameter(parameter=name))
     for code, status in sorted(set(documented) | gateway):
         if not any(case.status == status for case in found.get(code, ())):
@@ -261,16 +264,20 @@ class Found:
 def search(text: str) -> Found:
     """By code, its beginning, words, a message, or a whole error body in JSON or XML, as an SDK or command shows it."""
     text = " ".join(text[:QUERY_LENGTH].split())
-    ids = _UUID.search(text)
-    request_id = ids[0].upper() if ids else ""
     rest = _UUID.sub(" ", text).strip()
     if not rest:
-        return Found(None, (), request_id)
+        return Found(None, (), request_id(text))
 
     # a code that is named outright, else the message that the text has most of
     best = _named(rest) or next(iter(_by_message(rest)), None)
     others = [entry for entry in (*_by_message(rest), *_by_words(rest)) if entry is not best]
-    return Found(best, tuple(dict.fromkeys(others))[:MOST_FOUND], request_id)
+    return Found(best, tuple(dict.fromkeys(others))[:MOST_FOUND], request_id(text))
+
+
+def request_id(text: str) -> str:
+    """The first RequestId in a text, or nothing."""
+    found = _UUID.search(text[:QUERY_LENGTH])
+    return found[0].upper() if found else ""
 
 
 def nearest(code: str) -> tuple[Entry, ...]:
