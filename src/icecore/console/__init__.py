@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from icecore.api.server import Gateway
@@ -22,6 +22,7 @@ def pages(gateway: Gateway, backend: ConsoleBackend) -> list[BaseRoute]:
     private, open_ = site.private, site.open
     return [
         Route("/console", private(overview.page)),
+        Route("/console/", lambda _: RedirectResponse("/console", 303, view.HEADERS)),
         Route("/console/act", private(acts.act), methods=["POST"]),
         Route("/console/confirm", private(acts.confirm)),
         Route("/console/sign-in", open_(signing.form)),
