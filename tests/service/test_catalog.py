@@ -308,6 +308,64 @@ def test_migrations_make_the_tables_that_the_code_uses(desk):
     assert found == []
 
 
+def indexes(connection: sa.Connection) -> dict[str, str]:
+    """Name -> definition of each index on a table of ours, also where SQLite cannot tell what a condition is."""
+    found = connection.exec_driver_sql(
+        "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql != ''"
+    )
+    return {
+        name: sql.replace("backup.status", "status") for name, table, sql in found if table in tables.metadata.tables
+    }
+
+
+def test_migrations_make_the_indexes_that_the_tables_declare(desk):
+    fresh = sa.create_engine("sqlite://")
+    with fresh.begin() as declared, desk.app.catalog.read() as migrated:
+        tables.metadata.create_all(declared)
+        assert indexes(migrated) == indexes(declared)
+    fresh.dispose()
+
+
+def test_a_catalog_of_the_first_schema_keeps_what_it_holds(tmp_path):
+    from alembic import command
+    from alembic.config import Config as AlembicConfig
+
+    from icecore import migrations
+
+    home = tmp_path / "home"
+    application.initialise(home, repository=None, encrypted=False, passphrase=None, listen=None)
+    for part in home.glob("catalog.db*"):
+        part.unlink()
+    old = sa.create_engine(f"sqlite:///{home / 'catalog.db'}")
+    settings = AlembicConfig()
+    settings.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with old.connect() as connection:
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "0001")
+    with old.begin() as tx:
+        tx.exec_driver_sql(
+            "INSERT INTO cluster (id, name, engine, dsn, origin, status, created_at)"
+            " VALUES ('pc-1', 'orders', 'postgresql', 'host=/x', 'registered', 'Running', 5)"
+        )
+        tx.exec_driver_sql(
+            "INSERT INTO backup (id, cluster_id, job_uuid, mode, status, accepted_at, consistent_at)"
+            " VALUES ('7', 'pc-1', 'u', 'Manual', 'Success', 6, 8)"
+        )
+        tx.exec_driver_sql(
+            "INSERT INTO job (id, kind, cluster_id, backup_id, state, phase, queued_at)"
+            " VALUES ('7', 'backup', 'pc-1', '7', 'succeeded', 'Finished', 6)"
+        )
+    old.dispose()
+    app = application.open_app(home)
+    (cluster,) = app.run(contract.bind("DescribeOverview", []))["items"]["cluster"]
+    assert (cluster["db_cluster_name"], cluster["last_backup_id"], cluster["manual_backups"]) == ("orders", "7", 1)
+    health = app.run(contract.bind("DescribeClusterHealth", [("DBClusterId", "pc-1")]))
+    assert health["findings"] == [] and health["local"] is None
+    (shown,) = app.run(contract.bind("DescribeBackupHistory", []))["items"]["backup"]
+    assert (shown["backup_id"], shown["backup_job_id"]) == ("7", "7")
+    app.close()
+
+
 def test_a_home_of_a_later_version_is_refused_by_name(desk):
     with desk.app.catalog.write() as tx:
         tx.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
