@@ -20,9 +20,11 @@ def test_by_access_key_to_the_page_that_was_wanted_and_out_again(
     page.goto("/console?unknown=1")
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     expect(page.get_by_label("AccessKeyId")).to_be_focused()
-    assert window.axe() == []
     window.look("sign-in", tmp_path)
-    window.sign_in(serving.access_key_id, serving.access_key_secret, "/console?unknown=1")
+    page.get_by_label("AccessKeyId").fill(serving.access_key_id)
+    page.get_by_label("AccessKeySecret").fill(serving.access_key_secret)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console?unknown=1")
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
 
     # The cookie is out of reach for scripts and other sites, and the secret is nowhere on the page
@@ -85,3 +87,22 @@ def test_the_sign_in_page_is_light_and_soon_there(opening: Opening, serving: Sta
     window = opening(serving.endpoint)
     assert window.weigh("/console/sign-in") < 100_000
     assert window.first_paint_s() < 1
+
+
+def test_a_link_from_the_command_line_works_once(opening: Opening, serving: Station, tmp_path: Path) -> None:
+    link = serving.icecore("console").strip().splitlines()[0]
+    assert link.startswith(serving.endpoint + "/console/sign-in?link=")
+    window = opening(serving.endpoint)
+    window.page.goto(link)
+    window.look("sign-in-by-link", tmp_path)
+    window.page.get_by_role("button", name="Sign in by this link").click()
+    expect(window.page.get_by_role("heading", name="Overview")).to_be_visible()
+    assert "link=" not in window.page.url
+
+    # Somebody who finds it later in a mail or a history gets nowhere
+    later = opening(serving.endpoint)
+    later.page.goto(link)
+    later.announced.append(403)
+    later.page.get_by_role("button", name="Sign in by this link").click()
+    expect(later.page.get_by_role("alert")).to_be_visible()
+    assert later.context.cookies() == []
