@@ -1,0 +1,1 @@
+"""The API reference as static pages: ``PYTHONPATH=scripts python -m reference`` (``make docs``)."""
