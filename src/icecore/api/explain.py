@@ -60,6 +60,11 @@ class Case:
         return self._filled(_message(self.kind))
 
     @property
+    def shown_message(self) -> str:
+        """The message; where each answer has all of it for itself, an example's."""
+        return f"such as: {self.example().message}" if re.fullmatch(r"<[\w ]+>", self.message) else self.message
+
+    @property
     def hint(self) -> str:
         """Empty where each answer has its own."""
         return "" if self.kind.hint == "{hint}" else self._filled(self.kind.hint)
@@ -240,7 +245,7 @@ def example_job(case: Case) -> str:
     """What DescribeJobs shows of a job that ended so."""
     error = case.example()
     job = {
-        "job_state": "failed",
+        "state": "failed",
         "error_code": error.wire_code(),
         "error_message": error.message,
         "error_hint": error.advice(),
