@@ -10,8 +10,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from icecore.api.server import Gateway
-from icecore.console import acts, errorcenter, overview, signing_in, view
+from icecore.console import access, acts, errorcenter, overview, repository, signing_in, tasks, view
 from icecore.console.doors import ConsoleBackend
+from icecore.console.live import Live
 from icecore.console.visit import Site, Visit
 
 
@@ -25,6 +26,11 @@ def pages(gateway: Gateway, backend: ConsoleBackend) -> list[BaseRoute]:
         Route("/console/", lambda _: RedirectResponse("/console", 303, view.HEADERS)),
         Route("/console/act", private(acts.act), methods=["POST"]),
         Route("/console/confirm", private(acts.confirm)),
+        Route("/console/tasks", private(tasks.page)),
+        Route("/console/tasks/events", Live(site).events),
+        Route("/console/tasks/{job_id}", private(tasks.one)),
+        Route("/console/repository", private(repository.page)),
+        Route("/console/access", private(access.page)),
         Route("/console/sign-in", open_(signing.form)),
         Route("/console/sign-in", open_(signing.sign_in), methods=["POST"]),
         Route("/console/sign-out", private(signing.sign_out), methods=["POST"]),

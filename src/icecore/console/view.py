@@ -22,6 +22,7 @@ from pygments.lexers import get_lexer_by_name
 from starlette.responses import HTMLResponse, Response
 
 from icecore import __version__
+from icecore.console import pace
 
 HERE = Path(__file__).parent
 POLICY = "; ".join(
@@ -90,6 +91,8 @@ def _environment() -> Environment:
     environment.filters.update(
         size=size, ago=ago, lasting=lasting, when=when, iso=iso, plural=plural, code=code, segment=segment
     )
+    environment.filters.update(pace=pace.pace, steps=pace.steps, task_title=pace.title, said=pace.said)
+    environment.tests.update(unfinished=pace.unfinished)
     environment.globals.update(asset=_asset, link=link, version=__version__)
     return environment
 
