@@ -6,7 +6,9 @@ import contextlib
 import itertools
 import json
 import string
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -467,6 +469,26 @@ def test_the_repository_is_shown_when_the_catalog_cannot_be_written(desk, monkey
 
     monkeypatch.setattr("icecore.catalog.queries.note_repository_day", refuse)
     assert call(desk.app, "DescribeRepository")["free_bytes"] > 0
+
+
+def test_nobody_waits_for_somebody_else_s_look_at_the_repository(desk, monkeypatch) -> None:
+    """The first answer must be read; after that, who comes during a long reading gets what was known."""
+    first, app = call(desk.app, "DescribeRepository"), desk.app
+    reading, going_on = threading.Event(), threading.Event()
+
+    def slow() -> dict[str, Any]:
+        reading.set()
+        assert going_on.wait(20)
+        return {**app._facts, "object_count": 12345}
+
+    monkeypatch.setattr(app, "_read_repository", slow)
+    app._facts_until = 0.0
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(call, app, "DescribeRepository")
+        assert reading.wait(20)
+        assert call(app, "DescribeRepository")["object_count"] == first["object_count"]
+        going_on.set()
+        assert later.result(20)["object_count"] == 12345
 
 
 # ---------------------------------------------------------------- the call log
