@@ -23,7 +23,7 @@ from icecore.api.client import sign_v1, sign_v3
 from icecore.api.server import Caller, CallRecord, Gateway, Server, build_app
 from icecore.api.signature import Request
 from icecore.cli import arguments
-from icecore.console.errorcenter import prose, replay
+from icecore.console.errorcenter import PLACES, prose, replay
 from icecore.errors import IcecoreError, every_error
 from icecore.explanations import FAMILIES
 
@@ -308,14 +308,14 @@ def test_a_page_says_what_its_entry_says(code: str, site: Site) -> None:
     for case in entry.cases:
         assert case.shown_message in text
         assert case.cause.replace("`", "") in text
-        if entry.answered:
-            assert f"HTTP: {case.status}" in text or f">{case.status}<" in page.text
+        assert (f'data-label="HTTP">{case.status}<' in page.text) == entry.over_http
     for name, _ in entry.operations:
         assert f'href="/console/explorer/{name}"' in page.text
     if entry.answered:
         assert f'"Code": "{code}"' in text and f"<Code>{code}</Code>" in text
-    if not entry.answered:
-        assert "Seen" in text
+    for place in entry.seen:
+        assert PLACES[place] in text
+    assert entry.answered or entry.seen
 
 
 def plain(page: str) -> str:

@@ -17,7 +17,7 @@ from icecore import explanations
 from icecore.api import answer, contract
 from icecore.api.answer import Answer
 from icecore.errors import BrokenLaw, CallerError, IcecoreError, InvalidParameter, WorldError, every_error
-from icecore.explanations import COMMAND, FAMILIES, Explanation
+from icecore.explanations import COMMAND, CONSOLE, FAMILIES, JOB, Explanation
 
 EXAMPLE_REQUEST_ID = "0F2C7B1E-5D3A-4C7E-9B61-2A8D4E6F1C30"
 NOT_HERE = "icecore.api.client"  # its class stands for codes of other versions
@@ -112,6 +112,11 @@ class Entry:
     def answered(self) -> bool:
         """Whether the API documents it; else it is met in jobs, commands or the log only."""
         return bool(self.operations or self.gateway)
+
+    @property
+    def over_http(self) -> bool:
+        """Whether its status can be seen: also what a job meets can meet a call that reads the same files."""
+        return self.answered or bool({JOB, CONSOLE} & set(self.seen))
 
     @property
     def statuses(self) -> tuple[int, ...]:
