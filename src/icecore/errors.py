@@ -405,7 +405,7 @@ class StorageFull(StorageFailed):
     """no space left to {doing} {name}: {reason}"""
 
     code = "StorageFull"
-    hint = "Free space on the repository's file system; the job is taken up again or fails cleanly."
+    hint = "Free space on that file system, then start the job again."
 
 
 class ObjectExists(StorageFailed):

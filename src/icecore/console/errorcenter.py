@@ -26,8 +26,8 @@ HIDDEN, CUT = "***", "…"  # what the audit writes for a secret, and at the end
 
 FAMILIES = {
     "caller": ("bad", "the request", "Sent again unchanged, it gets the same answer."),
-    "world": ("warn", "the surroundings", "The same request may succeed later: try again."),
-    "law": ("bad", "a broken rule", "Something that must always hold does not: look before anything else is done."),
+    "world": ("warn", "disk, network or database", "The same request may succeed later: try again."),
+    "law": ("bad", "a broken rule", "Something that must always hold did not; Icecore stopped before harm was done."),
     "unforeseen": ("bad", "the server", "Nobody foresaw this: the server's log says more than the answer."),
 }
 PLACES = {
