@@ -89,7 +89,7 @@ def history(catalog: Catalog, *, cluster_id: str = "", after: Key | None = None,
             j.id.label("job_id"),
             *(j[name].label(f"job_{name}") for name in ("state", "phase", "bytes_done", "bytes_total", "error_code")),
         )
-        .join(tables.job, j.id == b.id, isouter=True)  # a backup and its job have the same id
+        .join(tables.job, sa.and_(j.id == b.id, j.kind == JobKind.BACKUP), isouter=True)  # they have the same id
         .where(tables.SHOWN)
         .order_by(b.accepted_at.desc(), b.id.desc())
         .limit(limit + 1)

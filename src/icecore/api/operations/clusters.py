@@ -90,10 +90,7 @@ def describe_clusters(context: Context, call: Call) -> Result:
 
 
 def describe_cluster_attribute(context: Context, call: Call) -> Result:
-    """Not found only when the server is gone: until then the cluster is Deleting, as the list shows it."""
-    row = clusters.one(context.catalog, call.params["db_cluster_id"], also_removed=True)
-    if row.deleted_at is not None:
-        raise errors.ClusterNotFound()
+    row = _until_gone(context, call.params["db_cluster_id"])
     restored = row.origin == "restored"
     return {
         **_common(row),
@@ -139,7 +136,7 @@ def describe_cluster_endpoints(context: Context, call: Call) -> Result:
 
 def describe_cluster_health(context: Context, call: Call) -> Result:
     """As the keeper last saw it: no server is asked while a client waits."""
-    row = clusters.one(context.catalog, call.params["db_cluster_id"])
+    row = _until_gone(context, call.params["db_cluster_id"])
     return {
         "db_cluster_id": row.id,
         "db_cluster_name": row.name,
@@ -164,6 +161,14 @@ def describe_regions(context: Context, call: Call) -> Result:
     region = context.catalog.config.region_id
     zone = {"zone_id": ZONE.format(region=region), "vpc_enabled": True}
     return {"regions": {"region": [{"region_id": region, "zones": {"zone": [zone]}}]}}
+
+
+def _until_gone(context: Context, cluster_id: str) -> sa.Row[Any]:
+    """Not found only when the server is gone: until then the cluster is Deleting, as the list shows it."""
+    row = clusters.one(context.catalog, cluster_id, also_removed=True)
+    if row.deleted_at is not None:
+        raise errors.ClusterNotFound()
+    return row
 
 
 def _address(host: str, port: int) -> str:
