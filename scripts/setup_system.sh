@@ -1,6 +1,7 @@
 #!/bin/bash
 # What must come from the operating system: a PostgreSQL, a C compiler, Python with venv and headers, and, for
-# "test" only, Node.js with npm. Installs only what is missing, only as root, only where apt-get is.
+# "test" only, Node.js with npm, a browser and the languages of the API's samples. Installs only what is missing, only
+# as root, only where apt-get is.
 #
 #   scripts/setup_system.sh demo|test|bench
 set -euo pipefail
@@ -30,6 +31,13 @@ case $purpose in
         need curl command -v curl
         need chromium command -v chromium
         need openssl command -v openssl
+        # samples of the API in languages whose libraries no registry here has: read by their compilers
+        need openjdk-17-jdk-headless command -v javac
+        need golang-go command -v go
+        need php-cli command -v php
+        need ruby command -v ruby
+        need mono-mcs command -v mcs
+        need g++ command -v g++
         ;;
     bench) need pgbackrest command -v pgbackrest ;;
 esac

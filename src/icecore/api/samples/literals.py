@@ -8,6 +8,7 @@ characters, marks that turn the direction of writing) is always escaped, so that
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping
 
@@ -48,7 +49,7 @@ def csharp(text: str) -> str:
 def cpp(text: str) -> str:
     """Bytes in three octal digits, which no digit behind them can prolong. ``??/`` is a backslash until C++17."""
     octal = _double_quoted(text, _COMMON, lambda c: "".join(f"\\{byte:03o}" for byte in c.encode()))
-    return octal.replace("??", "?\\?")
+    return re.sub(r"(?<=\?)\?", r"\\?", octal)
 
 
 def php(text: str) -> str:
