@@ -1,7 +1,7 @@
 # make demo    a backup and a restore, seen from an unmodified SDK, in under two minutes
 # make test    the whole suite             make lint    ruff and strict types
 # make bench   against pg_basebackup and pgBackRest      make soak    the suite's random parts, for longer
-# make docs    checks that what the documents say about commands is so
+# make docs    the API reference into build/reference, docs/openapi.json, and checks that the documents are right
 #
 # Each target sets up what it needs and remembers it in .tools/stamps; a second run is quick.
 
@@ -44,7 +44,9 @@ soak: setup
 	done
 
 docs: system-demo $(STAMPS)/python
-	$(PYTHON) -m pytest -q tests/test_rules.py tests/unit/test_cli_docs.py
+	PYTHONPATH=scripts $(PYTHON) -m reference
+	$(PYTHON) -m pytest -q tests/test_rules.py tests/unit/test_cli_docs.py tests/unit/test_openapi.py \
+	    tests/unit/test_reference_site.py
 
 lock:
 	scripts/lock.sh

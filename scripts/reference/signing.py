@@ -17,7 +17,7 @@ PAIRS = [
     ("ClientToken", "6000170000591aed949d0f54a343f1a4"),
     ("Comment", "before the upgrade"),
 ]
-SPECIAL = (" ", "+", "*", "~", "/", "&", "=", "é", "令")
+SPECIAL = (" ", "+", "*", "~", "/", "&", "=", "é", "€")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""All pages of the reference as ``{file name: text}``: flat, so that every link is a file name and works from a disk."""
+"""All pages of the reference as ``{file name: text}``: flat, so that each link is a file name and works from a disk."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pygments import highlight as pygmentize
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
+import icecore
 from icecore import __version__
 from icecore.api import contract, explain, listen, openapi, samples, server, signature
 from icecore.api.contract import Field, Operation, Parameter
@@ -21,7 +22,9 @@ from reference import signing
 from reference.exchanges import Exchange
 
 TEMPLATES = Path(__file__).parent / "templates"
+ICON = Path(icecore.__file__).parent / "console" / "static" / "icon.svg"
 LANGUAGES = ("curl", "python", "icecore")  # the Explorer of a server has the others
+PATTERNS_IN_WORDS = {"[ -~]{1,64}": "printable ASCII", "[0-9]{1,20}": "digits"}
 TYPES = {
     "str": "String",
     "int": "Integer",
@@ -56,6 +59,7 @@ def pages(recorded: Mapping[str, list[Exchange]]) -> dict[str, str]:
         "conventions.html": page("conventions.html", here="conventions", **_conventions(recorded)),
         "signing.html": page("signing.html", here="signing", **_signing()),
         "errors.html": page("errors.html", here="errors", groups=_error_groups()),
+        "icon.svg": ICON.read_text(encoding="utf-8"),
         "reference.css": (TEMPLATES / "reference.css").read_text(encoding="utf-8"),
     }
     for op in operations.values():
@@ -112,7 +116,9 @@ def _conventions(recorded: Mapping[str, list[Exchange]]) -> dict[str, Any]:
         "head_limit": listen.HEAD_LIMIT_BYTES // 1024,
         "pairs_limit": signature.PAIRS_LIMIT,
         "marked": [op.name for op in contract.operations().values() if any(p.name == "Marker" for p in op.bound())],
-        "tokens": [op.name for op in contract.operations().values() if any(p.name == "ClientToken" for p in op.bound())],
+        "tokens": [
+            op.name for op in contract.operations().values() if any(p.name == "ClientToken" for p in op.bound())
+        ],
     }
 
 
@@ -130,20 +136,23 @@ def _signing() -> dict[str, Any]:
     }
 
 
-def _error_groups() -> list[tuple[str, list[explain.Entry], list[explain.Entry]]]:
-    """Heading, codes of their own, codes of a row such as ``Invalid<Parameter>.Malformed``."""
+def _error_groups() -> list[tuple[str, list[explain.Entry], list[tuple[str, explain.Case, list[explain.Entry]]]]]:
+    """Heading; codes with a text of their own; rows of codes such as ``Invalid<Parameter>.Malformed`` with one text."""
     groups = []
     for heading in explain.GROUPS:
         entries = [entry for entry in explain.entries().values() if entry.group == heading]
-        groups.append(
-            (heading, [each for each in entries if not each.pattern], [each for each in entries if each.pattern])
-        )
+        rows: dict[str, list[explain.Entry]] = {}
+        for entry in entries:
+            if entry.pattern:
+                rows.setdefault(entry.pattern, []).append(entry)
+        told = [(pattern, explain.Case(found[0].cases[-1].kind), found) for pattern, found in sorted(rows.items())]
+        groups.append((heading, [entry for entry in entries if not entry.pattern], told))
     return groups
 
 
 def _message(code: str, status: int) -> str:
     cases = explain.entries()[code].cases
-    return next((case for case in cases if case.status == status), cases[0]).message
+    return next((case for case in cases if case.status == status), cases[0]).shown_message
 
 
 # ---------------------------------------------------------------- how it is written
@@ -171,10 +180,10 @@ def _environment() -> Environment:
     return environment
 
 
-def code(text: str, lexer: str) -> Markup:
-    """Coloured by classes; the block can be reached and scrolled by keyboard."""
+def code(text: str, lexer: str, *, wrap: bool = False) -> Markup:
+    """Coloured by classes; the block can be reached and scrolled by keyboard. ``wrap``: long lines are broken."""
     body = pygmentize(text, get_lexer_by_name(lexer), HtmlFormatter(nowrap=True)).rstrip("\n")
-    return Markup('<pre class="code" tabindex="0"><code>%s</code></pre>') % Markup(body)
+    return Markup('<pre class="code%s" tabindex="0"><code>%s</code></pre>') % (" wrap" if wrap else "", Markup(body))
 
 
 def ticks(text: str) -> Markup:
@@ -202,7 +211,9 @@ def limits(parameter: Parameter) -> list[Markup]:
         found.append(Markup("at least %s") % f"{parameter.minimum:,}")
     if parameter.type in ("list", "ids"):
         found.append(Markup("at most %s") % parameter.max_items)
-    if parameter.pattern:
+    if parameter.pattern in PATTERNS_IN_WORDS:
+        found.append(Markup("%s") % PATTERNS_IN_WORDS[parameter.pattern])
+    elif parameter.pattern:
         found.append(Markup("<code>%s</code>") % parameter.pattern)
     if parameter.type == "str" and not parameter.values:
         found.append(Markup("at most %s characters") % f"{parameter.max_length:,}")

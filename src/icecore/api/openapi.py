@@ -30,10 +30,10 @@ MEDIA = {"JSON": "application/json", "XML": "text/xml"}
 
 # The first group whose pattern fits an operation's name is its group; an operation that is new finds one by itself.
 GROUPS = (
-    ("Access", "Keys, who called, signing in.", r"AccessKey|Calls?$|Link|Session"),
     ("Backups", "Making, listing and deleting backups.", r"Backup"),
     ("Clusters", "The database clusters; restoring is creating one from a backup.", r"Cluster|Regions"),
     ("Jobs", "What runs in the background.", r"Job|Task"),
+    ("Access", "Keys, who called, signing in.", r"AccessKey|Calls?$|Link|Session"),
     ("Installation", "The repository and the whole at a glance.", r""),
 )
 
@@ -369,6 +369,6 @@ def _by_status(errors: Iterable[tuple[str, int]]) -> list[tuple[str, list[str]]]
 
 
 def _message(code: str, status: int) -> str:
-    """The message as far as it is known before a call; ``<name>`` where each answer has its own value."""
+    """As far as it is known before a call; ``<name>`` where each answer has its own value."""
     cases = explain.entries()[code].cases
-    return next((case for case in cases if case.status == status), cases[0]).message
+    return next((case for case in cases if case.status == status), cases[0]).shown_message
