@@ -10,7 +10,19 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from icecore.api.server import Gateway
-from icecore.console import access, acts, errorcenter, overview, repository, signing_in, tasks, view
+from icecore.console import (
+    access,
+    acts,
+    backups,
+    clusters,
+    errorcenter,
+    overview,
+    repository,
+    restoring,
+    signing_in,
+    tasks,
+    view,
+)
 from icecore.console.doors import ConsoleBackend
 from icecore.console.live import Live
 from icecore.console.visit import Site, Visit
@@ -26,6 +38,9 @@ def pages(gateway: Gateway, backend: ConsoleBackend) -> list[BaseRoute]:
         Route("/console/", lambda _: RedirectResponse("/console", 303, view.HEADERS)),
         Route("/console/act", private(acts.act), methods=["POST"]),
         Route("/console/confirm", private(acts.confirm)),
+        Route("/console/clusters/{cluster_id}", private(clusters.page)),
+        Route("/console/backups/{backup_id}", private(backups.page)),
+        Route("/console/restore", private(restoring.page)),
         Route("/console/tasks", private(tasks.page)),
         Route("/console/tasks/events", Live(site).events),
         Route("/console/tasks/{job_id}", private(tasks.one)),

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import RedirectResponse, Response
 
 from icecore.api import contract
-from icecore.console import view
+from icecore.console import backups, view
 from icecore.console.visit import Visit
 from icecore.errors import InvalidParameter, NotConfirmed, UnknownAction
 
@@ -93,17 +93,6 @@ def _act(action: str) -> Act:
 # ---------------------------------------------------------------- what each one says before it is done
 
 
-def _deleting_backup(visit: Visit, params: Mapping[str, str]) -> list[str]:
-    backup = visit.doors.read("DescribeBackup", backup_id=params.get("backup_id", ""))["backup"]
-    visit.extra["back"] = f"/console/backups/{backup['backup_id']}"
-    cluster = backup.get("db_cluster_name") or backup["db_cluster_id"]
-    return [
-        f"Backup {backup['backup_id']} of {cluster} will be deleted. It cannot be brought back.",
-        f"The moment {view.when(backup.get('consistent_time'))} will not be restorable any more.",
-        "Only bytes that no other backup needs are given back.",
-    ]
-
-
 def _deleting_cluster(visit: Visit, params: Mapping[str, str]) -> list[str]:
     cluster_id = params.get("db_cluster_id", "")
     cluster = visit.doors.read("DescribeDBClusterAttribute", db_cluster_id=cluster_id)
@@ -137,7 +126,7 @@ def _revoking(visit: Visit, params: Mapping[str, str]) -> list[str]:
 ACTS: dict[str, Act] = {
     "CreateBackup": Act("Back up now", lambda p, a: f"/console/tasks/{a['backup_job_id']}"),
     "DeleteBackup": Act(
-        "Delete this backup", lambda p, a: f"/console/clusters/{p['db_cluster_id']}", _deleting_backup, danger=True
+        "Delete this backup", lambda p, a: f"/console/clusters/{p['db_cluster_id']}", backups.deleting, danger=True
     ),
     "CreateDBCluster": Act("Restore", lambda p, a: f"/console/clusters/{a['db_cluster_id']}"),
     "DeleteDBCluster": Act("Remove this cluster", lambda p, a: "/console", _deleting_cluster, typed=True, danger=True),

@@ -1,0 +1,121 @@
+"""One backup: the facts of its manifest, what it cost, how it is restored with and without this server."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+from starlette.responses import Response
+
+from icecore.console import clusters, pictures, tasks, view
+from icecore.console.doors import Doors
+from icecore.console.visit import Visit
+from icecore.errors import BackupNotFound, ClusterNotFound, InvalidParameter, JobNotFound
+
+NEIGHBOURS = 30  # shown on the time line around it
+
+Found = dict[str, Any]
+
+
+def page(visit: Visit) -> Response:
+    # The backup, and the task that made it; one that a rebuilt catalog took over has none
+    backup = _backup(visit.doors, visit.part["backup_id"])
+    if backup is None:
+        return visit.page("missing.html", 404, title="Not found")
+    backup_id, cluster_id, status = backup["backup_id"], backup["db_cluster_id"], backup["backup_status"]
+    job = _job(visit.doors, backup["backup_job_id"])
+    unfinished = status in ("Pending", "Running")
+
+    # Among which others it stands
+    others = [each for each in neighbours(visit.doors, cluster_id, NEIGHBOURS) if each["backup_id"] != backup_id]
+    around = clusters.moments_picture([backup, *others], visit.now, chosen=backup_id)
+    action = "CreateDBCluster" if status == "Success" else "DescribeBackup"
+    return visit.page(
+        "backup.html",
+        title=f"Backup {backup_id}",
+        backup=backup,
+        job=job,
+        unfinished=unfinished,
+        jobs=tasks.fragment(visit.doors, {"job": backup["backup_job_id"]})[1]["jobs"] if unfinished and job else [],
+        events=view.link("/console/tasks/events", job=backup["backup_job_id"]),
+        took_s=(backup.get("backup_end_time") or visit.now) - backup["start_time"],
+        sizes=sizes(backup, measured=job is not None),
+        around=around,
+        protected=clusters.standing(visit.doors, cluster_id) is not None,
+        token=secrets.token_hex(16),
+        call_name=action,
+        calls=visit.calls("DescribeBackup", backup_id=backup_id),
+    )
+
+
+def sizes(backup: Mapping[str, Any], *, measured: bool) -> Markup:
+    """What it stands for beside what it cost. ``measured``: the cost was noted when it was made."""
+    logical, new, stored = backup.get("logical_bytes") or 0, backup.get("new_bytes"), backup.get("stored_bytes")
+    rows = [pictures.Bar("In the backup", logical, view.size(logical))]
+    if measured and new is not None:
+        rows.append(pictures.Bar("New: in no earlier backup", new, view.size(new)))
+    if measured and stored is not None:
+        rows.append(pictures.Bar("Stored for it", stored, view.size(stored)))
+    return pictures.bars(rows, "; ".join(f"{row.label}: {row.text}" for row in rows))
+
+
+def neighbours(doors: Doors, cluster_id: str, limit: int) -> list[Found]:
+    """The newest restorable backups of a cluster, which may be gone."""
+    try:
+        found = doors.read("DescribeBackupHistory", db_cluster_id=cluster_id, max_results=limit)["items"]["backup"]
+    except ClusterNotFound:
+        return []
+    return [each for each in found if each["backup_status"] == "Success"]
+
+
+def deleting(visit: Visit, params: Mapping[str, str]) -> list[str]:
+    """What to know before a backup is deleted: above all, which moments go with it."""
+    backup = visit.doors.read("DescribeBackup", backup_id=params.get("backup_id", ""))["backup"]
+    visit.extra["back"] = f"/console/backups/{view.segment(backup['backup_id'])}"
+    cluster = backup.get("db_cluster_name") or backup["db_cluster_id"]
+    said = [f"Backup {backup['backup_id']} of {cluster} will be deleted. It cannot be brought back."]
+    if backup["backup_status"] != "Success":
+        return [*said, "It failed, so no restorable moment is lost with it."]
+    ats = [each["consistent_time"] for each in neighbours(visit.doors, backup["db_cluster_id"], 100)]
+    return [
+        *said,
+        what_goes(backup["consistent_time"], ats, visit.now, str(cluster)),
+        "Only bytes that no other backup needs are given back.",
+    ]
+
+
+def what_goes(at: int, ats: Sequence[int], now: int, cluster: str) -> str:
+    """What cannot be restored any more once the moment ``at`` is gone; ``ats``: all restorable ones, it among them."""
+    earlier, later = [each for each in ats if each < at], [each for each in ats if each > at]
+    same = [each for each in ats if each == at]
+    moment = f"The moment {view.when(at)} will not be restorable any more"
+    if len(same) > 1:
+        return f"Another backup of {cluster} stands for the same second, {view.when(at)}: that moment stays restorable."
+    if not earlier and not later:
+        return f"It is the only restorable moment of {cluster}: without it nothing can be restored."
+    if not later:
+        return (
+            f"It is the newest of {cluster}. What you would lose now grows from {view.lasting(now - at)} to "
+            f"{view.lasting(now - max(earlier))}."
+        )
+    if not earlier:
+        return f"{moment}; the oldest one will then be {view.when(min(later))}."
+    return f"{moment}; the nearest ones will be {view.when(max(earlier))} and {view.when(min(later))}."
+
+
+def _backup(doors: Doors, backup_id: str) -> Found | None:
+    try:
+        found: Found = doors.read("DescribeBackup", backup_id=backup_id)["backup"]
+    except (BackupNotFound, InvalidParameter):
+        return None
+    return found if found["backup_id"] == backup_id else None
+
+
+def _job(doors: Doors, job_id: str) -> Found | None:
+    try:
+        found: list[Found] = doors.read("DescribeJobs", job_id=job_id, max_results=1)["items"]["job"]
+    except JobNotFound:
+        return None
+    return found[0] if found else None
