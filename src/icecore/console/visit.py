@@ -51,6 +51,7 @@ class Visit:
     token: str = ""
     doors_or_none: Doors | None = None
     raw_query: str = ""
+    language: str = ""  # of samples, as the Explorer remembered it
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -160,6 +161,7 @@ class Site:
             form={},
             part={name: str(value) for name, value in http.path_params.items()},
             raw_query=raw_query,
+            language=http.cookies.get("language", ""),
         )
 
     def let_in(self, visit: Visit, http: HttpRequest) -> None:
@@ -192,6 +194,7 @@ class Site:
             duration_ms=0,
             source=visit.address,
             origin="console",
+            mutates=True,  # a session begins or ends: it belongs to what an audit shows first
         )
         self.backend.note(record)
 
