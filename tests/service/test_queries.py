@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import string
 import threading
 from collections.abc import Callable, Iterator
@@ -18,11 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icecore import app as application
-from icecore import config, errors
+from icecore import errors
 from icecore.api import contract
 from icecore.api.server import Caller
 from icecore.catalog import clusters, paging, tables
-from icecore.catalog.calls import Calls
 
 BEGAN_AT = 1_790_000_000
 KINDS = ("backup", "restore", "delete-backup", "delete-cluster")
@@ -489,119 +487,3 @@ def test_nobody_waits_for_somebody_else_s_look_at_the_repository(desk, monkeypat
         assert call(app, "DescribeRepository")["object_count"] == first["object_count"]
         going_on.set()
         assert later.result(20)["object_count"] == 12345
-
-
-# ---------------------------------------------------------------- the call log
-
-
-def test_a_reader_sees_its_own_calls_and_nothing_of_others(desk) -> None:
-    for n, key in enumerate(["admin", "reader", "other", ""]):
-        desk.app.calls.note(**{**CALL, "request_id": f"R-{n}", "access_key_id": key, "action": "DescribeJobs"})
-    admin, reader = Caller("admin", "admin"), Caller("reader", "reader")
-
-    def seen(caller: Caller | None, **wire: str) -> list[str]:
-        return [row["call_request_id"] for row in listed(call(desk.app, "DescribeCalls", caller, **wire))]
-
-    assert seen(admin) == seen(None) == ["R-3", "R-2", "R-1", "R-0"]
-    assert seen(reader) == seen(reader, CallAccessKeyId="reader") == ["R-1"]
-    assert seen(reader, CallAction="DescribeJobs") == ["R-1"]
-    assert seen(reader, CallRequestId="R-1") == ["R-1"]
-    assert seen(reader, Marker=paging.write_marker("call", 4)) == ["R-1"]
-    # somebody else's, nobody's, and one that never was: the same answer, letter by letter
-    answers = [
-        call(desk.app, "DescribeCalls", reader, **wire)
-        for wire in (
-            {"CallRequestId": "R-2"},
-            {"CallRequestId": "R-3"},
-            {"CallRequestId": "R-99"},
-            {"CallRequestId": "R-2", "CallAccessKeyId": "reader"},
-        )
-    ]
-    assert [contract.render("DescribeCalls", answer, "R") for answer in answers] == [
-        {"RequestId": "R", "Items": {"Call": []}}
-    ] * 4
-    assert seen(reader, CallAccessKeyId="other") == seen(reader, CallAccessKeyId="none") == []
-
-
-def test_only_changes(desk) -> None:
-    for n, action in enumerate(["CreateBackup", "DescribeJobs", "DeleteBackup", "Later"]):
-        desk.app.calls.note(**{**CALL, "request_id": f"R-{n}", "action": action, "mutates": n % 2 == 0})
-    changes = listed(call(desk.app, "DescribeCalls", OnlyChanges="true"))
-    assert [row["call_action"] for row in changes] == ["DeleteBackup", "CreateBackup"]
-    for action, count in (("CreateBackup", 1), ("DescribeJobs", 0), ("Later", 0), ("Never", 0)):
-        assert len(listed(call(desk.app, "DescribeCalls", OnlyChanges="true", CallAction=action))) == count
-
-
-def old_calls(home: Path) -> None:
-    """``calls.db`` as the first version made it."""
-    engine = sa.create_engine(f"sqlite:///{home / 'calls.db'}")
-    with engine.begin() as tx:
-        for statement in (
-            "CREATE TABLE nonce (access_key_id TEXT NOT NULL, nonce TEXT NOT NULL, used_at BIGINT NOT NULL,"
-            " PRIMARY KEY (access_key_id, nonce))",
-            "CREATE INDEX ix_nonce_used_at ON nonce (used_at)",
-            "CREATE TABLE call (number INTEGER NOT NULL, request_id TEXT NOT NULL, action TEXT NOT NULL,"
-            " access_key_id TEXT NOT NULL, code TEXT NOT NULL, status INTEGER NOT NULL, called_at BIGINT NOT NULL,"
-            " took_ms INTEGER NOT NULL, PRIMARY KEY (number))",
-            "CREATE INDEX ix_call_request_id ON call (request_id)",
-            "INSERT INTO call VALUES (1, 'R-1', 'CreateBackup', 'key', 'OK', 200, 100, 3)",
-            "INSERT INTO call VALUES (2, 'R-2', 'CreateBackup', 'key', 'OK', 200, 200, 3)",
-            "INSERT INTO call VALUES (3, 'R-3', '', '', 'MissingParameter', 400, 300, 3)",
-        ):
-            tx.exec_driver_sql(statement)
-    engine.dispose()
-
-
-def schema(calls: Calls) -> dict[str, Any]:
-    found = sa.inspect(calls._engine)
-    return {
-        table: (
-            [(column["name"], str(column["type"]), column["nullable"]) for column in found.get_columns(table)],
-            sorted((index["name"], index["column_names"]) for index in found.get_indexes(table)),
-        )
-        for table in ("call", "nonce", "key_use")
-    }
-
-
-def test_a_call_log_of_the_first_version_is_brought_up_to_date(desk, tmp_path: Path) -> None:
-    place = tmp_path / "old"
-    place.mkdir()
-    old_calls(place)
-    kept = config.load(desk.home)
-    calls = Calls(config.Config(**{**kept.__dict__, "home": place}))
-    assert schema(calls) == schema(desk.app.calls)
-    rows = calls.page().rows
-    assert [(row.request_id, row.origin, row.params, row.mutates) for row in rows] == [
-        (f"R-{n}", "api", "[]", False) for n in (3, 2, 1)
-    ]
-    assert calls.last_used() == {"key": 200}
-    # a process of the first version that still runs goes on writing
-    with calls._engine.begin() as tx:
-        tx.exec_driver_sql(
-            "INSERT INTO call (request_id, action, access_key_id, code, status, called_at, took_ms)"
-            " VALUES ('R-4', 'DescribeJobs', 'key', 'OK', 200, 400, 1)"
-        )
-    assert calls.page(limit=1).rows[0].request_id == "R-4"
-    calls.close()
-    again = Calls(config.Config(**{**kept.__dict__, "home": place}))  # nothing is lost by opening once more
-    assert len(again.page().rows) == 4
-    again.close()
-
-
-def test_the_last_use_of_a_key_outlives_the_log(desk) -> None:
-    (key,) = listed(desk.call("DescribeAccessKeys"))
-    assert key["last_used_time"] is None
-    for at in (500, 900, 700):  # threads may write out of order
-        desk.app.calls.note(**{**CALL, "access_key_id": key["key_id"], "called_at": at})
-    with desk.app.calls._engine.begin() as tx:
-        tx.exec_driver_sql("DELETE FROM call")
-    assert listed(desk.call("DescribeAccessKeys"))[0]["last_used_time"] == 900
-
-
-def test_a_noted_call_is_told_in_full(desk) -> None:
-    pairs = [("Comment", 'é"<b>\\'), ("DBClusterId", "pc-1")]
-    desk.app.calls.note(**CALL, message="no", source="10.0.0.1", origin="explorer", mutates=True, params=pairs)
-    (row,) = listed(call(desk.app, "DescribeCalls"))
-    assert row["call_parameters"] == [{"name": name, "value": value} for name, value in pairs]
-    assert (row["result_message"], row["source_address"], row["origin"]) == ("no", "10.0.0.1", "explorer")
-    assert json.loads(json.dumps(contract.render("DescribeCalls", {"items": {"call": [row]}}, "R")))
