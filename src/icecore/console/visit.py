@@ -164,10 +164,10 @@ class Site:
             language=http.cookies.get("language", ""),
         )
 
-    def let_in(self, visit: Visit, http: HttpRequest) -> None:
-        """Give the visit its doors if its cookie opens a living session."""
+    def let_in(self, visit: Visit, http: HttpRequest, used: bool = True) -> None:
+        """Give the visit its doors if its cookie opens a living session. ``used``: see ``session.living_key``."""
         token = http.cookies.get(session.cookie_name(visit.scheme), "")
-        key = session.living_key(self.backend, token, visit.now)
+        key = session.living_key(self.backend, token, visit.now, used=used)
         if key is not None:
             visit.token = token
             visit.doors_or_none = Doors(self.gateway, self.backend, key, visit.scheme, visit.host, visit.address)
