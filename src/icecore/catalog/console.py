@@ -111,13 +111,13 @@ class ConsoleRecords:
             )
         return token
 
-    def find_session(self, token: str, now: int) -> str | None:
-        """The access key id of a living session."""
+    def find_session(self, token: str, now: int, *, used: bool = True) -> str | None:
+        """The access key id of a living session. ``used``: somebody does something, so that it lives on."""
         with database.transaction(self._engine, read=True) as tx:
             row = tx.execute(sa.select(session).where(session.c.digest == _digest(token))).first()
         if row is None or row.seen_at < now - IDLE_S or row.opened_at < now - SESSION_KEPT_S:
             return None
-        if row.seen_at < now - SEEN_EVERY_S:
+        if used and row.seen_at < now - SEEN_EVERY_S:
             with database.transaction(self._engine) as tx:
                 tx.execute(sa.update(session).where(session.c.digest == row.digest).values(seen_at=now))
         return str(row.access_key_id)

@@ -73,7 +73,7 @@ class Live:
         visit = self._site.visit(http)
         try:
             # Who comes
-            await self._run(self._site.let_in, visit, http)
+            await self._run(self._site.let_in, visit, http, False)
             if not visit.signed_in:
                 return Response(status_code=401, headers=HEADERS)
             # A first look, so that a wrong address is told as such
@@ -119,7 +119,7 @@ class Live:
     def _alive(self, visit: Visit) -> bool:
         now = int(self._site.gateway.clock())
         try:
-            key = session.living_key(self._site.backend, visit.token, now)
+            key = session.living_key(self._site.backend, visit.token, now, used=False)
         except WorldError:
             return True  # not known at the moment; asked again
         return key is not None and key.id == visit.doors.key.id

@@ -52,11 +52,12 @@ def from_this_host(http: HttpRequest) -> bool:
     return http.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
 
 
-def living_key(backend: ConsoleBackend, token: str, now: int) -> AccessKey | None:
-    """The key of the session that ``token`` opens; None if it ended or the key was revoked since."""
+def living_key(backend: ConsoleBackend, token: str, now: int, *, used: bool = True) -> AccessKey | None:
+    """The key of the session that ``token`` opens; None if it ended or the key was revoked since. ``used`` is False
+    for what comes by itself: a page that is left open must not keep its session alive."""
     if not token:
         return None
-    access_key_id = backend.records.find_session(token, now)
+    access_key_id = backend.records.find_session(token, now, used=used)
     key = backend.find_key(access_key_id) if access_key_id else None
     return key if key is not None and key.enabled else None
 
