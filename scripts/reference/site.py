@@ -76,13 +76,15 @@ def _operation(op: Operation, exchanges: list[Exchange]) -> dict[str, Any]:
     pairs = list(first.parameters.items())
     gateway = set(contract.gateway_errors())
     own = sorted(contract.documented_errors(op.name) - gateway)
+    rows, left_out = _told(op, exchanges)
     return {
         "op": op,
         "first": first,
         "others": exchanges[1:],
         "query": "\n".join([f"{openapi.ENDPOINT}/?Action={op.name}", *(f"&{name}={value}" for name, value in pairs)]),
         "signed": signing.signed_v3(op.name, pairs),
-        "rows": list(_rows(op.response)),
+        "rows": rows,
+        "left_out": left_out,
         "ignored": [parameter.name for parameter in op.parameters if parameter.ignored],
         "own_errors": [(code, status, _message(code, status)) for code, status in own],
         "gateway_errors": sorted(gateway),
@@ -92,11 +94,25 @@ def _operation(op: Operation, exchanges: list[Exchange]) -> dict[str, Any]:
     }
 
 
+def _told(op: Operation, exchanges: list[Exchange]) -> tuple[list[Row], list[str]]:
+    """Fields worth a row, and the names of those that only PolarDB fills: neither described nor ever recorded."""
+    seen = set().union(*(_names(each.wire) for each in exchanges if each.status == 200))
+    rows = list(_rows(op.response))
+    told = [row for row in rows if row.description or row.name in seen]
+    return told, sorted({row.name for row in rows} - {row.name for row in told})
+
+
 def _rows(fields: tuple[Field, ...], depth: int = 0) -> Iterator[Row]:
     for field in fields:
         kind = f"List of {TYPES[field.item] if field.item else 'objects'}" if field.type == "list" else _type(field)
         yield Row(field.name, kind, field.description, depth)
         yield from _rows(field.fields, depth + 1)
+
+
+def _names(wire: Any) -> set[str]:
+    if isinstance(wire, Mapping):
+        return set(wire).union(*(_names(inner) for inner in wire.values()))
+    return set().union(*(_names(one) for one in wire)) if isinstance(wire, list) else set()
 
 
 def _type(field: Field) -> str:
@@ -111,15 +127,19 @@ def _conventions(recorded: Mapping[str, list[Exchange]]) -> dict[str, Any]:
         "success": success,
         "refusal": refusal,
         "common": contract.common_parameters(),
-        "body_limit": server.BODY_LIMIT_BYTES // 1024,
-        "query_limit": server.QUERY_LIMIT_BYTES // 1024,
-        "head_limit": listen.HEAD_LIMIT_BYTES // 1024,
+        "body_limit": _binary(server.BODY_LIMIT_BYTES),
+        "query_limit": _binary(server.QUERY_LIMIT_BYTES),
+        "head_limit": _binary(listen.HEAD_LIMIT_BYTES),
         "pairs_limit": signature.PAIRS_LIMIT,
         "marked": [op.name for op in contract.operations().values() if any(p.name == "Marker" for p in op.bound())],
         "tokens": [
             op.name for op in contract.operations().values() if any(p.name == "ClientToken" for p in op.bound())
         ],
     }
+
+
+def _binary(size_bytes: int) -> str:
+    return f"{size_bytes >> 20} MiB" if size_bytes % (1 << 20) == 0 else f"{size_bytes >> 10} KiB"
 
 
 def _signing() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from exchanges import VECTORS, Recorder
 from psycopg.conninfo import conninfo_to_dict
 
 from icecore.api import contract
+from icecore.api.client import Client
 from station import Station, until
 from world import PostgresWorld
 
@@ -78,11 +79,8 @@ def _record(recorder: Recorder, serving: Station, source: PostgresWorld) -> None
     shop, staging = first["DBClusterId"], second["DBClusterId"]
     trial = serving.call("RegisterDBCluster", **{contract.snake(k): v for k, v in registration("trial")})
     for cluster_id in (shop, staging, trial["db_cluster_id"]):
-        recorder.stand_in(cluster_id, "pc-2ze3ngi149b313k7")
-        recorder.stand_in(cluster_id.removeprefix("pc-"), "2ze3ngi149b313k7")  # of nodes and endpoints
-        for prefix in ("pi-", "pe-"):
-            own = cluster_id.removeprefix("pc-")
-            recorder.stand_in(prefix + own, f"{prefix}2ze3ngi149b313k7")
+        for prefix in ("pc-", "pi-", "pe-"):  # the cluster, its node, its endpoint
+            recorder.stand_in(prefix + cluster_id.removeprefix("pc-"), f"{prefix}2ze3ngi149b313k7")
     record("RegisterDBCluster", *registration("shop"), title="The name is taken")
     record("RegisterDBCluster", *registration("till", f"{DSN} password=x"), title="A secret in the connection string")
     for name in ("shop", "staging"):
@@ -152,8 +150,8 @@ def _record_with_worker(
         ("ClientToken", TOKEN[::-1]),
     ]
     restored, _ = record("CreateDBCluster", *restoring)
-    recorder.stand_in(restored["DBClusterId"], "pc-2zer0a7d65ab2k19")
-    recorder.stand_in(restored["OrderId"], "2zer0a7d65ab2k19")
+    for prefix in ("pc-", "pi-", ""):
+        recorder.stand_in(prefix + restored["OrderId"], f"{prefix}2zer0a7d65ab2k19")
     other = [(name, value) for name, value in restoring if name not in ("DBVersion", "ClientToken")]
     record("CreateDBCluster", *other, ("DBVersion", "16"), title="Another major version than the backup's")
     from_nothing = [(name, "1" if name == "CloneDataPoint" else value) for name, value in restoring[:-1]]
@@ -164,6 +162,7 @@ def _record_with_worker(
     until(lambda: not any(serving.call("DescribeJobs", job_state=state)["items"]["job"] for state in BUSY))
     record("DescribeDBClusters", ("DBClusterIds", shop))
     record("DescribeDBClusterAttribute", here)
+    record("DescribeDBClusterAttribute", ("DBClusterId", restored["DBClusterId"]), title="A restored cluster")
     record("DescribeDBClusterAttribute", UNKNOWN, title="There is no such cluster")
     record("DescribeDBClusterEndpoints", here)
     record("DescribeRegions")
@@ -182,5 +181,37 @@ def _record_with_worker(
     record("RevokeAccessKey", ("KeyId", first["KeyId"]), xml=[("KeyId", second["KeyId"])])
     record("RevokeAccessKey", ("KeyId", serving.access_key_id), title="The last admin key")
     record("DescribeCalls", ("CallAction", "RevokeAccessKey"), ("OnlyChanges", "true"), ("MaxResults", "1"))
-    if "CreateConsoleLink" in contract.operations():
-        record("CreateConsoleLink")
+    record("CreateConsoleLink")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        '{"RequestId":"a","Items":{"Backup":[{"Id":"1"}]}}',
+        '{"RequestId":"a","Items":{"Backup":[{"BackupId":1,"Size":5}]}}',
+        '{"RequestId":"a","Items":{"Backup":[{"Size":5,"BackupId":"1"}]}}',
+        '{"RequestId":"a","Items":{"Backup":[{"BackupId":"1","Size":5},{"BackupId":"2"}]}}',
+        '{"RequestId":"a","Items":{"Backup":[]}}',
+        '{"RequestId":"a","Backup":[{"BackupId":"1","Size":5}]}',
+    ],
+)
+def test_a_difference_of_shape_is_seen(changed: str) -> None:
+    kept = {"RequestId": "a", "Items": {"Backup": [{"BackupId": "1", "Size": 5}]}}
+    more = {"RequestId": "b", "Items": {"Backup": [{"BackupId": "7", "Size": 8}, {"BackupId": "9", "Size": 0}]}}
+    assert exchanges.shape(kept) == exchanges.shape(more) != exchanges.shape(json.loads(changed))
+
+
+def test_a_difference_of_shape_is_seen_in_xml() -> None:
+    kept = exchanges.shape_xml("<R><A>1</A><B><C>2</C></B><B><C>3</C></B></R>")
+    assert kept == exchanges.shape_xml("<R><A>9</A><B><C>2</C></B></R>")
+    for changed in ("<R><B><C>2</C></B><A>1</A></R>", "<R><A>1</A><B>2</B></R>", "<S><A>1</A><B><C>2</C></B></S>"):
+        assert kept != exchanges.shape_xml(changed)
+
+
+def test_stand_ins_keep_type_and_form() -> None:
+    recorder = Recorder(Client("http://127.0.0.1:1", "id", "secret"))
+    recorder.stand_in("777", "4182")
+    recorder.stand_in("/tmp/home", "/var/lib/icecore")
+    wire = {"BackupId": "777", "Other": "7770", "SizeBytes": 5, "FreeBytes": 0, "EndTime": "", "Path": "/tmp/home/repo"}
+    shown = recorder._tidy("", wire)
+    assert shown == wire | {"BackupId": "4182", "SizeBytes": 4639948800, "Path": "/var/lib/icecore/repo"}

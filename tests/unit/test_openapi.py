@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 import jsonschema
@@ -16,9 +17,11 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
+from simulated_backend import SimulatedBackend, signed
 
 from icecore.api import contract, openapi
 from icecore.api.contract import Operation, Parameter
+from icecore.api.server import Gateway
 from icecore.errors import IcecoreError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,6 +187,36 @@ def test_several_ids_are_sent_as_one_list_with_commas() -> None:
     assert complaints(found["schema"], ["4182", "4183"]) == []
     for wrong in ([], ["x"], ["1"] * 51, "4182"):
         assert complaints(found["schema"], wrong)
+
+
+def sent(parameter: dict[str, Any], value: Any) -> list[tuple[str, str]]:
+    """As OpenAPI's styles put a value into a query."""
+    if isinstance(value, dict):
+        assert (parameter["style"], parameter["explode"]) == ("form", True)
+        return list(value.items())
+    if isinstance(value, list):
+        assert (parameter["style"], parameter["explode"]) == ("form", False)
+        return [(parameter["name"], ",".join(value))]
+    return [(parameter["name"], json.dumps(value) if isinstance(value, bool | int) else value)]
+
+
+@pytest.mark.parametrize("op", OPERATIONS, ids=NAMES)
+def test_a_request_made_from_the_document_alone_is_accepted(op: Operation) -> None:
+    """Path, method, parameters and their examples; only the signature is ours. It is bound as the contract means it."""
+    address = urlsplit(f"{document()['servers'][0]['url']}/#Action={op.name}")
+    pairs: list[tuple[str, str]] = []
+    for parameter in map(follow, described(op.name)["parameters"]):
+        schema = parameter["schema"]
+        value = schema.get("const", parameter.get("example", schema.get("default")))
+        pairs += [] if value is None else sent(parameter, value)
+    assert ("Action", op.name) in pairs and ("Format", "JSON") in pairs
+    backend = SimulatedBackend()
+    request = signed(backend, op.name, pairs)
+    assert (request.method, request.path) == ("POST", address.path)
+    given = Gateway(backend, backend.clock).answer(request)
+    assert not given.code, given.body
+    expected = {p.snake: contract.bind_one(p, p.example) for p in op.bound() if p.example}
+    assert expected.items() <= backend.calls[-1][0].params.items()
 
 
 # ---------------------------------------------------------------- answers
