@@ -143,6 +143,18 @@ def test_a_noted_call_is_told_in_full(desk) -> None:
     assert json.loads(json.dumps(row)) == row
 
 
+def test_a_flood_of_other_calls_does_not_wash_away_who_changed_what(desk, monkeypatch) -> None:
+    monkeypatch.setattr("icecore.catalog.calls.CALLS_KEPT", 5)
+    for n in range(8):
+        desk.app.calls.note(**{**CALL, "request_id": f"change-{n}", "action": "DeleteBackup", "mutates": True})
+    for n in range(50):
+        desk.app.calls.note(**{**CALL, "request_id": f"stranger-{n}"})
+    desk.app.calls._since_sweep = 0
+    assert desk.app.calls.use_nonce("key", "n", 1)
+    left = [row["CallRequestId"] for row in described(desk, MaxResults="100")["Items"]["Call"]]
+    assert left == [f"stranger-{n}" for n in range(49, 44, -1)] + [f"change-{n}" for n in range(7, 2, -1)]
+
+
 def test_what_is_signed_is_noted_and_its_secret_is_nowhere_in_the_file(desk) -> None:
     """Through the gateway, under both signatures: from the bytes of the call to the bytes of the log."""
     gateway, numbers = Gateway(desk.app), itertools.count()
