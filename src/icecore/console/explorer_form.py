@@ -103,11 +103,11 @@ def type_words(parameter: Parameter) -> str:
 
 
 def limits(parameter: Parameter) -> list[str]:
-    """What a value may be, in a few words each."""
+    """What a value may be, in a few words each; without what the description says already."""
     words = []
     match parameter.type:
         case "time":
-            words.append("UTC as YYYY-MM-DDThh:mmZ, or with seconds")
+            words.append("YYYY-MM-DDThh:mmZ, or with seconds")
         case "int":
             low, high = parameter.minimum, parameter.maximum
             if low is not None or high is not None:
@@ -126,7 +126,7 @@ def limits(parameter: Parameter) -> list[str]:
         words.append(f"later than {parameter.after}")
     if parameter.default:
         words.append(f"{parameter.default} if left out")
-    return words
+    return [word for word in words if word not in parameter.description]
 
 
 def _field(parameter: Parameter, texts: Mapping[str, str]) -> Field:

@@ -81,7 +81,7 @@ document.addEventListener("click", (event) => {
 
 function copyButtons() {
   for (const block of document.querySelectorAll("pre[data-copy]")) {
-    if (!navigator.clipboard || block.previousElementSibling?.classList.contains("copy")) continue;
+    if (!navigator.clipboard || block.parentElement.classList.contains("copyable")) continue;
     const button = document.createElement("button");
     button.type = "button";
     button.className = "copy";
@@ -91,7 +91,10 @@ function copyButtons() {
       await navigator.clipboard.writeText(block.textContent);
       button.textContent = "Copied";
     });
-    block.before(button);
+    const around = document.createElement("div");
+    around.className = "copyable";
+    block.replaceWith(around);
+    around.append(block, button);
   }
 }
 
