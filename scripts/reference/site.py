@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,27 +95,39 @@ def _operation(op: Operation, exchanges: list[Exchange]) -> dict[str, Any]:
 
 
 def _told(op: Operation, exchanges: list[Exchange]) -> tuple[list[Row], list[str]]:
-    """Fields worth a row, and the names of those that only PolarDB fills: neither described nor ever recorded."""
-    seen = set().union(*(_names(each.wire) for each in exchanges if each.status == 200))
-    rows = list(_rows(op.response))
-    told = [row for row in rows if row.description or row.name in seen]
-    return told, sorted({row.name for row in rows} - {row.name for row in told})
+    """Fields worth a row, and the paths of those that only PolarDB fills: neither described nor ever recorded."""
+    seen = set().union(*(_paths(each.wire) for each in exchanges if each.status == 200))
+    rows: list[Row] = []
+    left_out: list[str] = []
+
+    def tell(fields: tuple[Field, ...], above: str, depth: int) -> None:
+        # of a list that was empty whenever it was recorded, what its elements hold is not known to be left out
+        unknown = bool(above) and not any(path.startswith(above) for path in seen)
+        for field in fields:
+            path = above + field.name
+            if not (field.description or unknown or path in seen):
+                left_out.append(path)
+                continue
+            rows.append(Row(field.name, _type(field), field.description, depth))
+            tell(field.fields, f"{path}.", depth + 1)
+
+    tell(op.response, "", 0)
+    return rows, left_out
 
 
-def _rows(fields: tuple[Field, ...], depth: int = 0) -> Iterator[Row]:
-    for field in fields:
-        kind = f"List of {TYPES[field.item] if field.item else 'objects'}" if field.type == "list" else _type(field)
-        yield Row(field.name, kind, field.description, depth)
-        yield from _rows(field.fields, depth + 1)
-
-
-def _names(wire: Any) -> set[str]:
-    if isinstance(wire, Mapping):
-        return set(wire).union(*(_names(inner) for inner in wire.values()))
-    return set().union(*(_names(one) for one in wire)) if isinstance(wire, list) else set()
+def _paths(wire: Any, above: str = "") -> set[str]:
+    """``Items.Backup.BackupId`` and so on, of everything in an answer."""
+    if isinstance(wire, list):
+        return set().union(*(_paths(one, above) for one in wire))
+    if not isinstance(wire, Mapping):
+        return set()
+    own = {above + name for name in wire}
+    return own.union(*(_paths(inner, f"{above}{name}.") for name, inner in wire.items()))
 
 
 def _type(field: Field) -> str:
+    if field.type == "list":
+        return f"List of {TYPES[field.item] if field.item else 'objects'}"
     held = {"int": "String of digits", "time": "Time"}
     return held.get(field.holds, TYPES[field.type])
 

@@ -7,7 +7,7 @@ as a URL reaches the real path; ``Action`` itself is a required parameter with o
 way, so tools know it. Neither is a path by the letter of the specification, whose JSON Schema accepts both.
 
 A list (``Tag.1.Key=a``) is an exploded object whose property names are checked by a pattern: a tool then sends what the
-contract says, which no array style of OpenAPI does.
+contract says, which no array style of OpenAPI does. Several ids are one string with commas, as they are sent.
 
 Ours beside the standard: ``x-icecore-extension`` (PolarDB has no such operation), ``x-icecore-mutates`` (closed to the
 role reader), ``x-icecore-private`` (may hold a secret: kept in no log), ``x-icecore-ignored`` (names that are accepted
@@ -192,13 +192,6 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     }
     if parameter.type == "list":
         described |= {"style": "form", "explode": True, "schema": _list_schema(parameter)}
-    elif parameter.type == "ids":
-        items = _text_schema(parameter, minimum_length=1)
-        described |= {
-            "style": "form",
-            "explode": False,
-            "schema": {"type": "array", "items": items, "minItems": 1, "maxItems": parameter.max_items},
-        }
     else:
         described["schema"] = value_schema(parameter)
     if parameter.private:
@@ -220,6 +213,10 @@ def value_schema(parameter: Parameter) -> dict[str, Any]:
                 schema["maximum"] = parameter.maximum
         case "bool":
             schema = {"type": "boolean"}
+        case "ids":
+            # as text: array styles are where tools differ
+            pattern = f"^(?:{parameter.pattern})(?:,(?:{parameter.pattern})){{0,{parameter.max_items - 1}}}$"
+            schema = {"type": "string", "maxLength": parameter.max_length, "pattern": pattern}
         case "time":
             # seconds may be left out, which the format date-time does not allow
             pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2})?Z$"
@@ -237,8 +234,7 @@ def _text_schema(parameter: Parameter, minimum_length: int) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "string"}
     if minimum_length:
         schema["minLength"] = minimum_length
-    if parameter.type != "ids":  # there the limit is that of the whole
-        schema["maxLength"] = parameter.max_length
+    schema["maxLength"] = parameter.max_length
     if parameter.pattern:
         schema["pattern"] = f"^(?:{parameter.pattern})$" if minimum_length else f"^(?:{parameter.pattern})?$"
     else:
@@ -247,15 +243,17 @@ def _text_schema(parameter: Parameter, minimum_length: int) -> dict[str, Any]:
 
 
 def _list_schema(parameter: Parameter) -> dict[str, Any]:
-    numbers = _numbers_to(parameter.max_items)
+    element = rf"{parameter.name}\.(?:{_numbers_to(parameter.max_items)})"
+    names = "|".join(part.name for part in parameter.fields)
     return {
         "type": "object",
         "description": f"{parameter.name}.N.{parameter.fields[0].name} and so on, N from 1 to {parameter.max_items}.",
         "patternProperties": {
-            rf"^{parameter.name}\.(?:{numbers})\.{part.name}$": value_schema(part) | {"description": part.description}
+            rf"^{element}\.{part.name}$": value_schema(part) | {"description": part.description}
             for part in parameter.fields
         },
-        "additionalProperties": False,
+        "propertyNames": {"pattern": rf"^{element}\.(?:{names})$"},
+        "additionalProperties": {"type": "string"},
     }
 
 
@@ -274,7 +272,7 @@ def _example(parameter: Parameter) -> Any:
         return parts or None
     if not parameter.example:
         return None
-    return parameter.example.split(",") if parameter.type == "ids" else _typed(parameter, parameter.example)
+    return _typed(parameter, parameter.example)
 
 
 def _typed(parameter: Parameter, text: str) -> Any:
