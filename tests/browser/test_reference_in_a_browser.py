@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from reference import exchanges, site
 
 LOOKED_AT = ("index", "CreateBackup", "DescribeDBClusters", "signing", "conventions", "errors")
+PICTURED = ("index", "CreateBackup", "signing")
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -49,15 +50,16 @@ def test_pages_are_accessible_in_light_and_dark(opening: Opening, home: str, tmp
     for name in LOOKED_AT:
         window.page.emulate_media(color_scheme="light")
         window.page.goto(f"/{name}.html")
+        if name in PICTURED:
+            window.picture(f"reference-{name.lower()}", tmp_path)
         window.page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
         found += [f"{name}: {each}" for each in window.axe()]
         window.page.emulate_media(color_scheme="dark")
         found += [f"{name} dark: {each}" for each in window.axe("color-contrast")]
-        window.picture(f"reference-{name.lower()}", tmp_path)
     assert found == []
 
 
-def test_no_page_is_wider_than_a_phone(opening: Opening, written: Path) -> None:
+def test_no_page_is_wider_than_a_phone(opening: Opening, written: Path, tmp_path: Path) -> None:
     window = opening("file://", viewport=PHONE)
     for path in sorted(written.glob("*.html")):
         window.page.goto(f"file://{path}")
@@ -65,6 +67,9 @@ def test_no_page_is_wider_than_a_phone(opening: Opening, written: Path) -> None:
         wide = window.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert wide[0] <= wide[1], (path.name, wide)
         assert path.stat().st_size < 100_000, path.name
+    window.page.emulate_media(color_scheme="dark")
+    window.page.goto(f"file://{written}/CreateBackup.html")
+    window.picture("reference-createbackup-phone-dark", tmp_path)
 
 
 def test_a_person_goes_from_the_list_to_the_cause_of_a_refusal(opening: Opening, written: Path) -> None:

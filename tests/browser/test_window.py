@@ -25,6 +25,7 @@ class Pages(BaseHTTPRequestHandler):
         "/clean": """<p>Black on white.</p>
             <div class='box' tabindex='0'><div class='wide'>Wider than a phone, but scrolls in its box.</div></div>""",
         "/faint": "<p class='faint'>Grey on white.</p>",
+        "/drawn": "<svg role='img' aria-label='A word'><text y='20' fill='#999'>Grey on white.</text></svg>",
         "/nightly": "<p class='nightly'>Faint by night only.</p>",
         "/unlabelled": "<form><input type='text'></form>",
         "/inline": "<p style='color: red'>Styled here.</p>",
@@ -91,6 +92,7 @@ def test_a_clean_page_is_not_complained_of(browser: Browser, pages: str, tmp_pat
     [
         ("/faint", ["wide light: violations color-contrast", "phone dark: violations color-contrast"]),
         ("/nightly", ["wide dark: violations color-contrast"]),
+        ("/drawn", ["wide light: faint in a picture: Grey on white. 2.85"]),
         ("/unlabelled", ["violations label"]),
         ("/wide", ["phone light: sticks out: DIV.wide", "scrolls sideways"]),
     ],

@@ -47,7 +47,23 @@ _RUN_AXE = """async ([tags, rules]) => {
         `${kind} ${rule.id} (${rule.nodes.length}): ${node.target.join(' ')}: ${reasons(node)}`));
     // What axe cannot compute counts as well, but not that it cannot read a sign that hides from screen readers
     const unsure = told('incomplete').filter(line => line.startsWith('incomplete color-contrast'));
-    return told('violations').concat(unsure.filter(line => !line.includes('only non-text characters')));
+    // (text in a picture it leaves to _FAINT_IN_PICTURES)
+    const fine = line => /only non-text characters|contains an image node/.test(line);
+    return told('violations').concat(unsure.filter(line => !fine(line)));
+}"""
+# Words in a picture against the ground on which the picture stands
+_FAINT_IN_PICTURES = """() => {
+    const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = rgb => rgb.slice(0, 3).map(v => v / 255)
+        .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+    const ground = e => { const rgb = parse(getComputedStyle(e).backgroundColor);
+        return rgb[3] !== 0 ? rgb : e.parentElement ? ground(e.parentElement) : [255, 255, 255]; };
+    return [...document.querySelectorAll('svg text')].map(e => {
+        const [a, b] = [light(parse(getComputedStyle(e).fill)), light(ground(e.ownerSVGElement.parentElement))];
+        return [e, (Math.max(a, b) + .05) / (Math.min(a, b) + .05)];
+    }).filter(([, ratio]) => ratio < 4.5)
+        .map(([e, ratio]) => `faint in a picture: ${e.textContent} ${ratio.toFixed(2)}`);
 }"""
 # Elements that stick out of the window, the outermost first; those inside a box that scrolls by itself are its content
 _STICK_OUT = """() => {
@@ -185,7 +201,7 @@ class Window:
                 self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
                 # Colours are all that a scheme changes
                 found = self.axe(*([] if scheme == "light" else ["color-contrast"]))
-                found += self.page.evaluate(_STICK_OUT)
+                found += self.page.evaluate(_STICK_OUT) + self.page.evaluate(_FAINT_IN_PICTURES)
                 complaints += [f"{name} {shape} {scheme}: {each}" for each in found]
                 self.picture(f"{name}-{shape}-{scheme}", into)
         self.page.set_viewport_size(WIDE)

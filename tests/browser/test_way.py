@@ -1,0 +1,174 @@
+"""A person's way: from an empty console to a restored cluster, on a real server, with and without script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from window import Opening
+
+from station import Station
+from world import PostgresWorld, fingerprint
+
+DONE_MS = 40_000
+PAUSE_S = 1.5  # so that a backup of a small server can be watched
+
+
+@pytest.fixture(scope="module")
+def walking(ground: Path) -> Iterator[Station]:
+    """Serving; each backup lasts ``PAUSE_S`` longer than it must."""
+    station = Station(ground, "walking")
+    station.start(env={"ICECORE_PAUSE_AT": f"copied:{PAUSE_S}"})
+    yield station
+    station.kill()
+
+
+def back_up(page: Page, comment: str) -> None:
+    page.get_by_label("Comment").fill(comment)
+    page.get_by_role("button", name="Back up now").click()
+
+
+def watch_to_the_end(page: Page) -> None:
+    """On a task's page; it renews itself, with script or without."""
+    expect(page.get_by_role("heading", name="What it made")).to_be_visible(timeout=DONE_MS)
+    expect(page.get_by_role("main")).to_contain_text("succeeded")
+
+
+def restore(page: Page, name: str) -> str:
+    """On the restore page with a moment chosen; the new cluster's id, on its page."""
+    page.get_by_label("Name").fill(name)
+    page.get_by_role("button", name="Restore", exact=True).click()
+    page.wait_for_url("**/console/clusters/*")
+    return page.url.rsplit("/", 1)[1]
+
+
+def test_from_the_first_sign_in_to_the_restored_cluster(
+    opening: Opening, walking: Station, source: PostgresWorld, tmp_path: Path
+) -> None:
+    window = opening(walking.endpoint)
+    page = window.page
+
+    # An empty home says what to do first
+    window.sign_in(walking.access_key_id, walking.access_key_secret)
+    expect(page.get_by_text("No cluster is protected yet.")).to_be_visible()
+    window.look("overview-empty", tmp_path)
+    for path in ("tasks", "restore", "repository"):
+        page.goto(f"/console/{path}")
+        window.look(f"{path}-empty", tmp_path)
+
+    # Done as it says; the cluster is there, unprotected, and leads on
+    cluster_id = walking.add(source)
+    page.goto("/console")
+    expect(page.get_by_role("rowheader", name="orders", exact=True)).to_be_visible()
+    window.look("overview-unprotected", tmp_path)
+    page.get_by_role("link", name="orders", exact=True).first.click()
+    page.wait_for_url(f"**/console/clusters/{cluster_id}")
+    window.look("cluster-empty", tmp_path)
+
+    # Back up now, and watch it finish
+    back_up(page, "the first")
+    page.wait_for_url("**/console/tasks/*")
+    expect(page.locator("[aria-current=step]")).to_contain_text("Uploading", timeout=DONE_MS)
+    watch_to_the_end(page)
+    window.look("task-done", tmp_path)
+    page.get_by_role("link", name="See the backup").click()
+    first = page.url
+    window.look("backup", tmp_path)
+
+    # Two more: that is the limit, and the page says so before the refusal does
+    for comment in ("the second", "the third"):
+        page.goto(f"/console/clusters/{cluster_id}")
+        back_up(page, comment)
+        watch_to_the_end(page)
+    page.goto(f"/console/clusters/{cluster_id}")
+    expect(page.get_by_text("3 of 3 manual backups exist.")).to_be_visible()
+    window.look("cluster", tmp_path)
+    window.announced.append(403)
+    back_up(page, "one too many")
+    expect(page.get_by_role("heading", name="BackupTimesExceeded")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_text("Exceeding the daily backup times of this DB cluster.")
+    request_id = page.locator("dd code").inner_text()
+    window.look("refused", tmp_path)
+
+    # Its way into the error center shows the very call, and what to do
+    page.get_by_role("link", name="Look it up in the error center").click()
+    expect(page.get_by_role("heading", name=f"The call {request_id}")).to_be_visible()
+    expect(page.get_by_role("main")).to_contain_text(cluster_id)
+    window.look("refused-looked-up", tmp_path)
+
+    # So one goes: asked first, in sentences
+    page.goto(first)
+    page.get_by_role("link", name="Delete…").click()
+    expect(page.get_by_role("main")).to_contain_text("It cannot be brought back.")
+    window.look("confirm-delete", tmp_path)
+    page.get_by_role("button", name="Delete this backup").click()
+    page.wait_for_url(f"**/console/clusters/{cluster_id}")
+    expect(page.get_by_text("2 of 3 manual backups exist.")).to_be_visible()
+    expect(page.get_by_text("the first", exact=True)).to_have_count(0)
+
+    # Now there is room again
+    back_up(page, "the fourth")
+    watch_to_the_end(page)
+
+    # Restore it into a new cluster
+    before = fingerprint(source.dsn())
+    page.get_by_role("link", name="Restore it").click()
+    window.look("restore", tmp_path)
+    restored_id = restore(page, "orders-restored")
+    assert restored_id != cluster_id
+    page.get_by_role("link", name="Its task").click()
+    watch_to_the_end(page)
+    window.look("task-restored", tmp_path)
+    page.get_by_role("link", name="See the cluster").click()
+
+    # It runs, says how to connect, and holds what its source held
+    dsn = walking.wait_running(restored_id)
+    page.reload()
+    expect(page.get_by_role("heading", name="orders-restored")).to_be_visible()
+    expect(page.get_by_role("heading", name="A restored cluster")).to_be_visible()
+    window.look("cluster-restored", tmp_path)
+    assert fingerprint(dsn) == before
+
+    # Everything is to be seen on the other pages; then out
+    for path in ("overview", "tasks", "repository", "access"):
+        page.goto("/console" if path == "overview" else f"/console/{path}")
+        window.look(path, tmp_path)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_the_same_way_without_script(opening: Opening, walking: Station, source: PostgresWorld) -> None:
+    window = opening(walking.endpoint, java_script_enabled=False)
+    page = window.page
+    cluster_id = walking.add(source, "again")
+    window.sign_in(walking.access_key_id, walking.access_key_secret)
+
+    # The task's page comes anew by itself, until it has ended
+    page.get_by_role("link", name="again", exact=True).first.click()
+    back_up(page, "the first")
+    watch_to_the_end(page)
+    page.get_by_role("link", name="See the backup").click()
+    first = page.url
+
+    # The refusal and its way into the error center
+    for number in (2, 3):
+        walking.wait(walking.create(cluster_id, f"without-script-{number}"))
+    page.goto(f"/console/clusters/{cluster_id}")
+    window.announced.append(403)
+    back_up(page, "one too many")
+    page.get_by_role("link", name="Look it up in the error center").click()
+    expect(page.get_by_role("heading", name="The call ")).to_be_visible()
+
+    # Delete and restore
+    page.goto(first)
+    page.get_by_role("link", name="Delete…").click()
+    page.get_by_role("button", name="Delete this backup").click()
+    expect(page.get_by_text("2 of 3 manual backups exist.")).to_be_visible()
+    page.get_by_role("link", name="Restore", exact=True).last.click()
+    restored_id = restore(page, "again-restored")
+    dsn = walking.wait_running(restored_id)
+    page.reload()
+    expect(page.get_by_role("heading", name="A restored cluster")).to_be_visible()
+    assert fingerprint(dsn) == fingerprint(source.dsn())
