@@ -12,6 +12,7 @@ Job = Mapping[str, Any]
 
 UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
 RATE_AFTER_S = 3  # times are whole seconds: a shorter run gives no rate worth saying
+NAME_LENGTH = 60
 LATE_AFTER_S = 15  # a free worker takes a job within a second or two
 _NO_WAITING = frozenset({JobKind.RESTORE})  # a restore has no database to wait for
 
@@ -59,13 +60,19 @@ def steps(job: Job) -> list[Step]:
 
 def title(job: Job) -> str:
     """``Backup of orders``."""
-    cluster = job.get("db_cluster_name") or job["db_cluster_id"]
+    cluster = cluster_name(job)
     return {
         JobKind.BACKUP: f"Backup of {cluster}",
         JobKind.RESTORE: f"Restore to {cluster}",
         JobKind.DELETE_BACKUP: f"Removal of backup {job.get('backup_id', '')} of {cluster}",
         JobKind.DELETE_CLUSTER: f"Removal of {cluster}",
     }.get(job["job_kind"], f"{job['job_kind']} of {cluster}")
+
+
+def cluster_name(job: Job) -> str:
+    """Its name, cut to what a row has room for, or its id."""
+    name = str(job.get("db_cluster_name") or job["db_cluster_id"])
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
 def said(job: Job) -> str:

@@ -164,15 +164,15 @@ def _again(doors: Doors, job: pace.Job) -> Again | None:
     cluster_id, backup_id = job["db_cluster_id"], job.get("backup_id", "")
     ways: dict[str, Callable[[], Again]] = {
         JobKind.BACKUP: lambda: Again(
-            "CreateBackup", {"DBClusterId": cluster_id, "ClientToken": secrets.token_hex(16)}
+            "CreateBackup", {"db_cluster_id": cluster_id, "client_token": secrets.token_hex(16)}
         ),
         JobKind.RESTORE: lambda: _restore_again(doors, job),
-        JobKind.DELETE_BACKUP: lambda: Again("DeleteBackup", {"DBClusterId": cluster_id, "BackupId": backup_id}),
+        JobKind.DELETE_BACKUP: lambda: Again("DeleteBackup", {"db_cluster_id": cluster_id, "backup_id": backup_id}),
         JobKind.DELETE_CLUSTER: lambda: Again(
             path=view.link(
                 "/console/confirm",
                 Action="DeleteDBCluster",
-                **{"p.DBClusterId": cluster_id, "p.BackupRetentionPolicyOnClusterDeletion": "ALL"},
+                **{"p.db_cluster_id": cluster_id, "p.backup_retention_policy_on_cluster_deletion": "ALL"},
             )
         ),
     }

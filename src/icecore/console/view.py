@@ -91,7 +91,9 @@ def _environment() -> Environment:
     environment.filters.update(
         size=size, ago=ago, lasting=lasting, when=when, iso=iso, plural=plural, code=code, segment=segment
     )
-    environment.filters.update(pace=pace.pace, steps=pace.steps, task_title=pace.title, said=pace.said)
+    environment.filters.update(
+        pace=pace.pace, steps=pace.steps, task_title=pace.title, said=pace.said, cluster_name=pace.cluster_name
+    )
     environment.tests.update(unfinished=pace.unfinished)
     environment.globals.update(asset=_asset, link=link, version=__version__)
     return environment
