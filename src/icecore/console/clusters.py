@@ -53,7 +53,7 @@ def page(visit: Visit) -> Response:
         tabs=TABS if cluster else {"backups": "Backups"},
         tab=tab if cluster and tab in TABS else "backups",
         backups=backups,
-        largest=max((backup["backup_set_size"] or 0 for backup in backups), default=0),
+        largest=max((backup.get("backup_set_size") or 0 for backup in backups), default=0),
         meter=pictures.meter,
         picture=moments_picture(backups, visit.now, newest=not after),
         after=after,

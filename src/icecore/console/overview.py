@@ -29,6 +29,11 @@ class Concern:
     href: str
     weight: tuple[int, int]  # the heaviest first
 
+    @property
+    def said(self) -> str:
+        """The cause as a sentence; it may end with a server's own words."""
+        return self.cause if self.cause.endswith((".", "?", "!")) else f"{self.cause}."
+
 
 def page(visit: Visit) -> Response:
     # What each cluster would lose, from the heaviest concern on
@@ -114,8 +119,8 @@ def _moments(visit: Visit, cluster_id: str) -> list[int]:
 
 
 def _round_span(span_s: int) -> int:
-    """The next of an hour, six hours, a day, a week, thirty days."""
-    for round_s in (3600, 6 * 3600, 86_400, 7 * 86_400):
+    """The next of an hour, six hours, one, three, seven, fourteen, thirty days."""
+    for round_s in (3600, 6 * 3600, 86_400, 3 * 86_400, 7 * 86_400, 14 * 86_400):
         if span_s <= round_s:
             return round_s
     return STRIP_S

@@ -17,7 +17,7 @@ from icecore.console.visit import Visit
 from icecore.errors import BackupNotFound, ClusterNotFound
 from icecore.model import JobKind, JobState
 
-MOMENTS_A_PAGE = 30
+MOMENTS_A_PAGE = 15
 PAGES_OF_CLUSTERS = 3  # of a hundred; the page of any other cluster leads here too
 RUNS_LOOKED_AT = 10
 
@@ -70,7 +70,7 @@ def _page(
     run = _run(visit.doors, cluster_id) if chosen else None
     keep = {"cluster": cluster_id, "name": name}
     further = moments.get("next_marker") if moments else None
-    path = view.link("/console/restore", **keep).replace("{", "{{").replace("}", "}}") + "&backup={}"
+    path = view.link("/console/restore", **keep).replace("{", "{{").replace("}", "}}") + "&backup={}#review"
     return visit.page(
         "restore.html",
         title="Restore",
