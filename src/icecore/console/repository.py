@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from icecore.console.overview import repository_growth
 from icecore.console.visit import Visit
 
 DAY_S = 86_400
@@ -21,6 +22,7 @@ def page(visit: Visit) -> Response:
         repository=repository,
         factor=factor(repository),
         growth=growth(repository),
+        picture=repository_growth(repository),
         full_soon=(repository.get("full_time") or visit.now + SOON_S) < visit.now + SOON_S,
         used=used(repository),
         clusters=by_size(repository["clusters"]),
