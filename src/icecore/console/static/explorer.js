@@ -76,7 +76,10 @@ document.addEventListener("click", (event) => {
   const link = event.target.closest(".tabs a, .choices a");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  then(() => show(link.getAttribute("href")));
+  // a change just before renews the links: the one of the same name knows of it
+  const now = () => (link.isConnected ? link : [...document.querySelectorAll(".tabs a, .choices a")].find(
+    (each) => each.textContent === link.textContent) || link);
+  then(() => show(now().getAttribute("href")));
 });
 
 function copyButtons() {
