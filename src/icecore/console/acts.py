@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import RedirectResponse, Response
 
 from icecore.api import contract
-from icecore.console import backups, view
+from icecore.console import backups, clusters, view
 from icecore.console.visit import Visit
 from icecore.errors import InvalidParameter, NotConfirmed, UnknownAction
 
@@ -93,25 +93,10 @@ def _act(action: str) -> Act:
 # ---------------------------------------------------------------- what each one says before it is done
 
 
-def _deleting_cluster(visit: Visit, params: Mapping[str, str]) -> list[str]:
-    cluster_id = params.get("db_cluster_id", "")
-    cluster = visit.doors.read("DescribeDBClusterAttribute", db_cluster_id=cluster_id)
-    visit.extra["back"] = f"/console/clusters/{cluster_id}"
-    visit.extra["name"] = cluster["db_cluster_description"]
-    restored = bool(cluster.get("restore_type"))
-    kept = {"ALL": "All its backups are kept.", "LATEST": "Its newest backup is kept, the others are deleted."}
-    return [
-        f"The restored server {cluster_id} will be stopped and its data directory removed."
-        if restored
-        else f"{cluster_id} will no longer be protected. The server itself is not touched.",
-        kept.get(params.get("backup_retention_policy_on_cluster_deletion", ""), "Its backups are deleted with it."),
-    ]
-
-
 def _cancelling(visit: Visit, params: Mapping[str, str]) -> list[str]:
     job_id = params.get("job_id", "")
     visit.extra["back"] = f"/console/tasks/{job_id}"
-    return [f"Task {job_id} will stop at its next step. What it stored so far is found again by the next backup."]
+    return [f"Task {job_id} will stop at its next step, and what it stored or laid down so far is removed."]
 
 
 def _revoking(visit: Visit, params: Mapping[str, str]) -> list[str]:
@@ -129,7 +114,7 @@ ACTS: dict[str, Act] = {
         "Delete this backup", lambda p, a: f"/console/clusters/{p['db_cluster_id']}", backups.deleting, danger=True
     ),
     "CreateDBCluster": Act("Restore", lambda p, a: f"/console/clusters/{a['db_cluster_id']}"),
-    "DeleteDBCluster": Act("Remove this cluster", lambda p, a: "/console", _deleting_cluster, typed=True, danger=True),
+    "DeleteDBCluster": Act("Remove this cluster", lambda p, a: "/console", clusters.removing, typed=True, danger=True),
     "CancelJob": Act("Cancel this task", lambda p, a: f"/console/tasks/{p['job_id']}", _cancelling, danger=True),
     "RevokeAccessKey": Act("Revoke this key", lambda p, a: "/console/access", _revoking, danger=True),
 }

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from icecore.console import clusters, pictures, tasks, view
 from icecore.console.doors import Doors
 from icecore.console.visit import Visit
-from icecore.errors import BackupNotFound, ClusterNotFound, InvalidParameter, JobNotFound
+from icecore.errors import BackupNotFound, InvalidParameter, JobNotFound
 
 NEIGHBOURS = 30  # shown on the time line around it
 
@@ -29,9 +29,10 @@ def page(visit: Visit) -> Response:
     unfinished = status in ("Pending", "Running")
 
     # Among which others it stands
-    others = [each for each in neighbours(visit.doors, cluster_id, NEIGHBOURS) if each["backup_id"] != backup_id]
+    others = [
+        each for each in clusters.restorable(visit.doors, cluster_id, NEIGHBOURS)[0] if each["backup_id"] != backup_id
+    ]
     around = clusters.moments_picture([backup, *others], visit.now, chosen=backup_id)
-    action = "CreateDBCluster" if status == "Success" else "DescribeBackup"
     return visit.page(
         "backup.html",
         title=f"Backup {backup_id}",
@@ -45,7 +46,6 @@ def page(visit: Visit) -> Response:
         around=around,
         protected=clusters.standing(visit.doors, cluster_id) is not None,
         token=secrets.token_hex(16),
-        call_name=action,
         calls=visit.calls("DescribeBackup", backup_id=backup_id),
     )
 
@@ -61,15 +61,6 @@ def sizes(backup: Mapping[str, Any], *, measured: bool) -> Markup:
     return pictures.bars(rows, "; ".join(f"{row.label}: {row.text}" for row in rows))
 
 
-def neighbours(doors: Doors, cluster_id: str, limit: int) -> list[Found]:
-    """The newest restorable backups of a cluster, which may be gone."""
-    try:
-        found = doors.read("DescribeBackupHistory", db_cluster_id=cluster_id, max_results=limit)["items"]["backup"]
-    except ClusterNotFound:
-        return []
-    return [each for each in found if each["backup_status"] == "Success"]
-
-
 def deleting(visit: Visit, params: Mapping[str, str]) -> list[str]:
     """What to know before a backup is deleted: above all, which moments go with it."""
     backup = visit.doors.read("DescribeBackup", backup_id=params.get("backup_id", ""))["backup"]
@@ -78,31 +69,34 @@ def deleting(visit: Visit, params: Mapping[str, str]) -> list[str]:
     said = [f"Backup {backup['backup_id']} of {cluster} will be deleted. It cannot be brought back."]
     if backup["backup_status"] != "Success":
         return [*said, "It failed, so no restorable moment is lost with it."]
-    ats = [each["consistent_time"] for each in neighbours(visit.doors, backup["db_cluster_id"], 100)]
+    known, complete = clusters.restorable(visit.doors, backup["db_cluster_id"], clusters.COUNTED_TO)
+    ats = [each["consistent_time"] for each in known]
     return [
         *said,
-        what_goes(backup["consistent_time"], ats, visit.now, str(cluster)),
+        what_goes(backup["consistent_time"], ats, complete, visit.now, str(cluster)),
         "Only bytes that no other backup needs are given back.",
     ]
 
 
-def what_goes(at: int, ats: Sequence[int], now: int, cluster: str) -> str:
-    """What cannot be restored any more once the moment ``at`` is gone; ``ats``: all restorable ones, it among them."""
+def what_goes(at: int, ats: Sequence[int], complete: bool, now: int, cluster: str) -> str:
+    """What cannot be restored any more once the moment ``at`` is gone. ``ats``: the newest restorable moments; all
+    there are if ``complete``."""
     earlier, later = [each for each in ats if each < at], [each for each in ats if each > at]
-    same = [each for each in ats if each == at]
     moment = f"The moment {view.when(at)} will not be restorable any more"
-    if len(same) > 1:
+    if ats.count(at) > 1:
         return f"Another backup of {cluster} stands for the same second, {view.when(at)}: that moment stays restorable."
-    if not earlier and not later:
+    if complete and not earlier and not later:
         return f"It is the only restorable moment of {cluster}: without it nothing can be restored."
-    if not later:
+    if earlier and not later:
         return (
             f"It is the newest of {cluster}. What you would lose now grows from {view.lasting(now - at)} to "
             f"{view.lasting(now - max(earlier))}."
         )
-    if not earlier:
+    if earlier and later:
+        return f"{moment}; the nearest ones will be {view.when(max(earlier))} and {view.when(min(later))}."
+    if complete:
         return f"{moment}; the oldest one will then be {view.when(min(later))}."
-    return f"{moment}; the nearest ones will be {view.when(max(earlier))} and {view.when(min(later))}."
+    return f"{moment}."
 
 
 def _backup(doors: Doors, backup_id: str) -> Found | None:

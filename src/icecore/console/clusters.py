@@ -17,6 +17,7 @@ from icecore.model import MANUAL_BACKUP_LIMIT, JobKind
 
 TABS = {"backups": "Backups", "health": "Health"}
 BACKUPS_A_PAGE = 30
+COUNTED_TO = 100
 
 Found = dict[str, Any]
 
@@ -101,6 +102,47 @@ def moments_picture(
         if backup["backup_status"] == "Success" and backup.get("consistent_time") is not None
     ]
     return pictures.timeline(moments, now, "Restorable moments", newest=newest)
+
+
+def removing(visit: Visit, params: Mapping[str, str]) -> list[str]:
+    """What to know before a cluster is removed; its name is typed to confirm."""
+    cluster_id = params.get("db_cluster_id", "")
+    cluster = visit.doors.read("DescribeDBClusterAttribute", db_cluster_id=cluster_id)
+    name = cluster["db_cluster_description"]
+    visit.extra["back"] = f"/console/clusters/{view.segment(cluster_id)}"
+    visit.extra["name"] = name
+    return [
+        f"The restored server {name} will be stopped and its data directory removed."
+        if cluster.get("restore_type")
+        else f"{name} will no longer be protected. The server itself is not touched.",
+        what_is_kept(
+            *restorable(visit.doors, cluster_id, COUNTED_TO),
+            params.get("backup_retention_policy_on_cluster_deletion", "NONE"),
+        ),
+    ]
+
+
+def what_is_kept(backups: Sequence[Found], complete: bool, retention: str) -> str:
+    """What becomes of the restorable backups, as ``restorable`` gives them."""
+    if not backups and complete:
+        return "It has no backup that could be restored."
+    many = str(len(backups)) if complete else f"at least {len(backups)}"
+    if retention == "ALL":
+        return f"Its backups are kept ({many}) and can still be restored."
+    if retention == "LATEST":
+        return f"Of its backups ({many}) the newest is kept; the others are deleted and cannot be brought back."
+    return f"Its backups ({many}) are deleted with it. Nothing of it can be restored after that."
+
+
+def restorable(doors: Doors, cluster_id: str, limit: int) -> tuple[list[Found], bool]:
+    """What can be restored of the newest ``limit`` backups of a cluster that may be gone, and whether those are all."""
+    try:
+        found = doors.read("DescribeBackupHistory", db_cluster_id=cluster_id, max_results=limit)
+    except ClusterNotFound:
+        return [], True
+    return [each for each in found["items"]["backup"] if each["backup_status"] == "Success"], not found.get(
+        "next_marker"
+    )
 
 
 def _history(doors: Doors, cluster_id: str, after: str) -> Found | None:
