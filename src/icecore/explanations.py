@@ -67,7 +67,7 @@ WHY: dict[type[IcecoreError], Explanation] = {
         "Compare the request with the operation's page in the Explorer: required parameters are marked.",
         "Send parameters in the query or as a form (application/x-www-form-urlencoded), spelled letter by letter.",
         "For Action and Version without a V3 signature: they must be parameters, headers do not count.",
-        parameter="DBClusterId",
+        parameter="Action",
     ),
     errors.MissingCredential: _why(
         "The request is not signed, or its signature lacks {parameter}. Without an Authorization header that begins "
@@ -83,7 +83,7 @@ WHY: dict[type[IcecoreError], Explanation] = {
         "Its field in the Explorer shows allowed values, limits and an example (/console/explorer).",
         "Look for a blank, a line break or a quotation mark that was sent along.",
         "Sent once in the query and once in the body, it must have one value.",
-        parameter="PageSize",
+        parameter="Comment",
     ),
     errors.MalformedRequest: _why(
         "The bytes that came are not an HTTP/1.1 request with UTF-8 parameters: a body that did not arrive in time, a "

@@ -181,7 +181,7 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.listen(512)  # from here on a client that was told the port can connect
     except OSError as e:
         bound.close()
-        raise Refused(f"cannot listen on {host} port {port}: {e.strerror or e}", "Choose another with --port.") from e
+        raise Refused(f"cannot listen on {host} port {port}: {e.strerror or e}", "Choose another with --listen.") from e
     return bound
 
 

@@ -86,7 +86,12 @@ def document(endpoint: str = ENDPOINT) -> dict[str, Any]:
         "components": {
             "securitySchemes": _security_schemes(),
             "parameters": _common_parameters(),
-            "headers": {"RequestId": {"description": "The RequestId of the body.", "schema": {"type": "string"}}},
+            "headers": {
+                contract.document()["envelope"]["request_id"]: {
+                    "description": "The RequestId of the body.",
+                    "schema": {"type": "string"},
+                }
+            },
             "schemas": {
                 **{f"{op.name}Response": _answer(op) for op in operations},
                 "Error": _error(),

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from icecore.api import openapi
 from icecore.api.server import Gateway
 from icecore.console import (
     access,
@@ -53,10 +54,16 @@ def pages(gateway: Gateway, backend: ConsoleBackend) -> list[BaseRoute]:
         Route("/console/sign-in", open_(signing.sign_in), methods=["POST"]),
         Route("/console/sign-out", private(signing.sign_out), methods=["POST"]),
         Route("/console/static/{name}", open_(_static)),
+        Route("/openapi.json", open_(_openapi)),
         Route("/errors", open_(errorcenter.index)),
         Route("/errors/{code:path}", open_(errorcenter.one)),
         Route("/console/{rest:path}", private(_missing), methods=["GET", "POST"]),
     ]
+
+
+def _openapi(visit: Visit) -> Response:
+    """The contract for other tools; the same as docs/openapi.json, with this server's address."""
+    return JSONResponse(openapi.document(visit.endpoint), headers=view.HEADERS)
 
 
 def _static(visit: Visit) -> Response:

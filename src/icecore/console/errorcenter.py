@@ -51,7 +51,7 @@ def index(visit: Visit) -> Response:
     """All codes, or what a search found."""
     text = visit.query.get("q", "").strip()
     found = explain.search(text) if text else None
-    wanted = explain.request_id(visit.query.get("RequestId", "")) or (found.request_id if found else "")
+    wanted = explain.request_id(visit.query.get(contract.document()["envelope"]["request_id"], "")) or (found.request_id if found else "")
     looked_up = _look_up(visit, wanted, q=text[: explain.QUERY_LENGTH])
 
     # a RequestId alone leads to the code that its call was answered with
@@ -81,7 +81,7 @@ def one(visit: Visit) -> Response:
         return visit.page(
             "error_missing.html", 404, title="No such code", code=shown, near=explain.nearest(code), text=""
         )
-    looked_up = _look_up(visit, explain.request_id(visit.query.get("RequestId", "")))
+    looked_up = _look_up(visit, explain.request_id(visit.query.get(contract.document()["envelope"]["request_id"], "")))
     return visit.page("error.html", title=entry.code, text="", looked_up=looked_up, **_shown(visit, entry))
 
 

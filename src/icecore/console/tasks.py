@@ -103,7 +103,11 @@ def fragment(doors: Doors, query: Mapping[str, str]) -> tuple[str, dict[str, Any
         return _table(doors, query)
     if query.get("job"):
         return "task_rows.html", {"jobs": _jobs(doors, job_id=query["job"])}
-    return "task_rows.html", {"jobs": unfinished(doors, query.get("cluster", ""))}
+    cluster_id = query.get("cluster", "")
+    # a task may begin and end between two looks: the newest tells
+    newest = _jobs(doors, db_cluster_id=cluster_id or None, max_results=1)
+    shown = {"jobs": unfinished(doors, cluster_id), "newest": newest[0]["job_id"] if newest else ""}
+    return "task_rows.html", shown
 
 
 def unfinished(doors: Doors, cluster_id: str = "") -> list[dict[str, Any]]:
@@ -197,8 +201,8 @@ def report(job: pace.Job, now: int) -> str:
     stands = pace.pace(job, now)
     lines = [
         ("Task", f"{job['job_id']}: {pace.title(job)}"),
-        ("DBClusterId", job["db_cluster_id"]),
-        ("BackupId", job.get("backup_id", "")),
+        ("Cluster", job["db_cluster_id"]),
+        ("Backup", job.get("backup_id", "")),
         ("State", job["state"]),
         ("Code", job.get("error_code", "")),
         ("Cause", job.get("error_message", "")),

@@ -109,7 +109,7 @@ print(json.dumps(json.loads(client.do_action_with_exception(request)), indent=2)
 """
 
 # for these aliyun-python-sdk-polardb 1.8.58, the last of its line, has no setter
-_NO_LEGACY_SETTER = frozenset({"Comment", "RegionId"})
+_NO_LEGACY_SETTER = frozenset({"comment", "region_id"})
 
 
 def current(asked: Asked) -> str:
@@ -150,7 +150,7 @@ def _setters(asked: Asked) -> list[str]:
         if isinstance(value, list):
             elements = [f"{{{', '.join(f'{quoted(n)}: {quoted(v)}' for n, v in one.items())}}}" for one in value]
             setters.append(f"request.set_{parameter.name}s({grouped('[', elements, ']')})")
-        elif parameter.name in _NO_LEGACY_SETTER:
+        elif parameter.snake in _NO_LEGACY_SETTER:
             setters.append(f"request.add_query_param({quoted(parameter.name)}, {written(value, quoted)})")
         else:
             setters.append(f"request.set_{parameter.name}({written(value, quoted, ('False', 'True'))})")
