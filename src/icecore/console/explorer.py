@@ -66,8 +66,10 @@ def page(visit: Visit) -> Response:
     known = _known(visit, chosen.operation)
     if visit.query.get("example") == "1" and visit.method == "GET":
         # what changes something begins with names that do not exist
-        real = {} if chosen.operation.mutates else {name: values[0][0] for name, values in known.items() if values}
+        real = {} if chosen.operation.mutates else _examples(visit, known)
         chosen = replace(chosen, texts={**explorer_form.example(chosen.operation, real), **_given(chosen.texts)})
+    elif visit.query.get("refill"):
+        chosen = explorer_history.refill(chosen, _past(visit), visit.query["refill"])
     filled = explorer_form.fill(chosen.operation, chosen.texts)
 
     # what the page was asked to do
@@ -264,15 +266,17 @@ def _signature(visit: Visit, chosen: Chosen, filled: Filled) -> dict[str, Any]:
 
 def _response(visit: Visit, chosen: Chosen, filled: Filled) -> dict[str, Any]:
     """The last call of this operation, until there is a new one."""
-    past = visit.doors.backend.records.explored(visit.doors.key.id)
-    last = next((call for call in past if call.action == chosen.operation.name), None)
-    return {"last": explorer_history.past(last) if last else None}
+    return {"last": next((call for call in _past(visit) if call.action == chosen.operation.name), None)}
 
 
 def _history(visit: Visit, chosen: Chosen, filled: Filled) -> dict[str, Any]:
-    calls = [explorer_history.past(c) for c in visit.doors.backend.records.explored(visit.doors.key.id)]
+    calls = _past(visit)
     pair = explorer_history.pick(calls, visit.query.get("a", ""), visit.query.get("b", ""))
     return {"calls": calls, "pair": pair, "lines": explorer_history.compare(*pair) if pair else []}
+
+
+def _past(visit: Visit) -> list[explorer_history.Past]:
+    return [explorer_history.past(call) for call in visit.doors.backend.records.explored(visit.doors.key.id)]
 
 
 _TABS: dict[str, Callable[[Visit, Chosen, Filled], dict[str, Any]]] = {
@@ -304,6 +308,14 @@ def _known(visit: Visit, operation: Operation) -> dict[str, Values]:
                 read[kind] = []  # not for this key to see
         found[parameter.snake] = read[kind]
     return found
+
+
+def _examples(visit: Visit, known: Mapping[str, Values]) -> dict[str, str]:
+    """The newest thing of each kind; of the clusters the one that the newest backup is of, so that they fit."""
+    found = {name: values[0][0] for name, values in known.items() if values}
+    newest = visit.doors.read("DescribeBackupHistory", max_results=1)["items"]["backup"]
+    clusters = {name: newest[0]["db_cluster_id"] for name in found if _KINDS[name] == "cluster"} if newest else {}
+    return {**found, **clusters}
 
 
 _KINDS = {

@@ -333,7 +333,9 @@ def _at_token(ours: str, theirs: str, levels: int) -> _Found | None:
             candidates.append(("once", own.replace("%25", "%", 1)))
     for rule, form in candidates:
         if right.startswith(form) and not right.startswith(own):
-            return _Found(rule, alone=right[len(form) :] == left[len(own) :])
+            # the same mistake may have been made at several places
+            alone = right[len(form) :] == left[len(own) :] or right.replace(form, own) == left
+            return _Found(rule, alone=alone)
     if right[: len(own)].upper() == own and right[: len(own)] != own:
         return _Found("hex", alone=right[len(own) :] == left[len(own) :])
     # more than one byte of UTF-8, unencoded

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from icecore.api import contract, signature
 from icecore.console import explorer_shown, view
-from icecore.console.acts import PREFIX
 from icecore.console.doors import Explored
+from icecore.console.explorer_chosen import Chosen
 from icecore.console.explorer_shown import MASK
 
 
 @dataclass(frozen=True)
 class Past:
-    """``refill``: the address of the form with the same values; empty if the operation does not exist any more."""
+    """``refill``: the address of the form with the same values, for the same person; empty if the operation does not
+    exist any more."""
 
     number: int
     at: int
@@ -38,8 +39,6 @@ class Past:
 def past(call: Explored) -> Past:
     pairs = signature.parse_pairs(call.pairs)
     form = "XML" if "xml" in call.content_type else "JSON"
-    fields = {PREFIX + name: value for name, value in pairs if value != MASK}
-    state = {"version": call.version if call.version != "V3" else "", "format": form if form != "JSON" else ""}
     known = call.action in contract.operations()
     return Past(
         number=call.number,
@@ -54,8 +53,17 @@ def past(call: Explored) -> Past:
         took_ms=call.took_ms,
         content_type=call.content_type,
         body=call.body,
-        refill=view.link(f"/console/explorer/{call.action}", **fields, **state) if known else "",
+        refill=view.link(f"/console/explorer/{call.action}", refill=call.number) if known else "",
     )
+
+
+def refill(chosen: Chosen, calls: Sequence[Past], number: str) -> Chosen:
+    """The form as it was for the call of this number, if there is one of the same operation."""
+    for call in calls:
+        if str(call.number) == number and call.action == chosen.operation.name:
+            texts = {name: value for name, value in call.pairs if value != MASK}
+            return replace(chosen, texts=texts, version=call.version, format=call.format)
+    return chosen
 
 
 def pick(calls: Sequence[Past], first: str, second: str) -> tuple[Past, Past] | None:

@@ -16,6 +16,8 @@ HIGHLIGHTED_LENGTH = 12_000  # markup makes a text about four times as long
 SHOWN_LENGTH = 30_000
 KEPT_LENGTH = 64_000  # of an answer in the history
 LINES_COMPARED = 1_500
+DIFFERENCE_LENGTH = 30_000  # of the lines shown, each counted with its markup
+LINE_MARKUP = 40
 MASK = "***"
 
 
@@ -140,9 +142,15 @@ def _secret_names(fields: tuple[Field, ...]) -> Iterator[str]:
 
 
 def compared(one: str, other: str) -> list[tuple[str, str]]:
-    """Lines of two texts with ``same``, ``first`` (only in ``one``) or ``second``; ``gap`` where equal ones are left
-    out."""
+    """Lines of two texts with ``same``, ``first`` (only in ``one``) or ``second``; ``gap`` where some are left out:
+    equal ones, and at the end what would make a page too long."""
     first, second = (text.split("\n")[:LINES_COMPARED] for text in (one, other))
     words = {" ": "same", "-": "first", "+": "second", "@": "gap"}
     unified = list(difflib.unified_diff(first, second, n=2, lineterm=""))[2:]
-    return [(words[line[0]], line[1:] if line[0] != "@" else "") for line in unified][1:]
+    lines = [(words[line[0]], line[1:] if line[0] != "@" else "") for line in unified][1:]
+    length = 0
+    for at, (_, line) in enumerate(lines):
+        length += len(line) + LINE_MARKUP
+        if length > DIFFERENCE_LENGTH:
+            return [*lines[:at], ("gap", "")]
+    return lines
