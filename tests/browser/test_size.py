@@ -81,3 +81,9 @@ def test_a_list_is_walked_page_by_page(visitor: Window) -> None:
         older = visitor.page.get_by_role("link", name="Older")
         path = older.get_attribute("href") if older.count() else None
     assert len(seen) == len(set(seen)) == crowded.FAILED_JOBS
+
+
+def test_crowded_pages_are_looked_at(visitor: Window, tmp_path: Path) -> None:
+    for name in ("overview", "cluster", "health", "tasks-failed", "task", "repository"):
+        visitor.page.goto(PAGES[name])
+        visitor.look(f"crowded-{name}", tmp_path)

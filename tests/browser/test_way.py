@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 from window import Opening
 
 from station import Station
@@ -172,3 +172,39 @@ def test_the_same_way_without_script(opening: Opening, walking: Station, source:
     page.reload()
     expect(page.get_by_role("heading", name="A restored cluster")).to_be_visible()
     assert fingerprint(dsn) == fingerprint(source.dsn())
+
+
+def test_by_keyboard_alone(opening: Opening, walking: Station, source: PostgresWorld) -> None:
+    """Sign in, back up, watch, delete: by Tab and Enter, and always seen where one is."""
+    cluster_id = walking.add(source, "by-keys")
+    window = opening(walking.endpoint)
+    page = window.page
+
+    def go(target: Locator) -> None:
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            if target.evaluate("e => e === document.activeElement"):
+                ring = target.evaluate("e => getComputedStyle(e).outlineStyle + getComputedStyle(e).outlineWidth")
+                assert ring == "solid2px"
+                page.keyboard.press("Enter")
+                return
+        raise AssertionError(f"{target} cannot be reached by Tab")
+
+    page.goto("/console/sign-in")
+    page.keyboard.type(walking.access_key_id)
+    page.keyboard.press("Tab")
+    page.keyboard.type(walking.access_key_secret)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console")
+    go(page.get_by_role("rowheader").get_by_role("link", name="by-keys", exact=True))
+    page.wait_for_url(f"**/console/clusters/{cluster_id}")
+    go(page.get_by_role("button", name="Back up now"))
+    page.wait_for_url("**/console/tasks/*")
+    watch_to_the_end(page)
+    go(page.get_by_role("link", name="See the backup"))
+    page.wait_for_url("**/console/backups/*")
+    go(page.get_by_role("link", name="Delete…"))
+    page.wait_for_url("**/console/confirm**")
+    go(page.get_by_role("button", name="Delete this backup"))
+    page.wait_for_url(f"**/console/clusters/{cluster_id}")
+    expect(page.get_by_text("0 of 3 manual backups exist.")).to_be_visible()
