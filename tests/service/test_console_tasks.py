@@ -422,6 +422,7 @@ def test_rows_of_unfinished_tasks(office: Office, watch: Watch) -> None:
     told = watch(f"cluster={office.desk.cluster_id}").event() or ""
     assert re.findall(r'data-job="(\d+)"', told) == [running, queued]
     assert "data-ended" not in told
+    assert f'data-newest="{queued}"' in told  # so that one too short to be seen is known to have been
     assert {running, queued} <= set(re.findall(r'data-job="(\d+)"', watch("running=1").event() or ""))
     assert re.findall(r'data-job="(\d+)"', watch(f"job={running}").event() or "") == [running]
     office.finish(held)

@@ -1,9 +1,7 @@
 // Keeps each [data-live] element up to date from its event stream. The fragments are our own server's pages, parsed
 // without running anything. Only what differs is touched, so focus, selection and an open drawer stay.
-"use strict";
 const spoken = Object.assign(document.createElement("p"), { className: "hidden", role: "status" });
 document.body.append(spoken);
-
 const parse = (html) => new DOMParser().parseFromString(html, "text/html");
 const all = (root, name) => [...root.querySelectorAll(`[${name}]`)].map((each) => each.getAttribute(name));
 
@@ -15,38 +13,40 @@ function adapt(from, to) {
     else if (now.nodeName !== next.nodeName || now.id !== next.id) now.replaceWith(next);
     else if (now.nodeType !== Node.ELEMENT_NODE) now.data !== next.data && (now.data = next.data);
     else {
-      for (const { name } of [...now.attributes]) if (!next.hasAttribute(name)) now.removeAttribute(name);
-      for (const { name, value } of next.attributes) if (now.getAttribute(name) !== value) now.setAttribute(name, value);
+      const given = (name) => name === "open" || next.hasAttribute(name); // an open drawer stays open
+      for (const { name } of [...now.attributes]) if (!given(name)) now.removeAttribute(name);
+      for (const { name, value } of next.attributes) now.setAttribute(name, value);
       adapt(now, next);
     }
   });
   while (from.childNodes.length > wanted.length) from.lastChild.remove();
 }
 
-// After an end other parts of the page are out of date as well: its buttons, its facts.
+// After an end other parts of the page are out of date as well: its buttons, its facts. Seldom, whatever happens.
 async function renew() {
+  if (Date.now() - renewed < 3000) return later();
+  renewed = Date.now();
   const answer = await fetch(location.href).catch(() => null);
   if (answer?.redirected) return location.reload(); // to sign in
   if (!answer?.ok) return later();
-  const page = parse(await answer.text());
-  adapt(document.getElementById("main"), page.getElementById("main"));
+  adapt(document.getElementById("main"), parse(await answer.text()).getElementById("main"));
   watch();
 }
 
 function show(element, html) {
-  const next = parse(html).body;
-  const jobs = all(next, "data-job");
+  const next = parse(html).body, jobs = all(next, "data-job"), [newest] = all(next, "data-newest");
   const ended = (next.querySelector("[data-ended]") && !element.querySelector("[data-ended]"))
-    || all(element, "data-job").some((job) => !jobs.includes(job));
-  const before = all(element, "data-said");
-  const news = all(next, "data-said").filter((said) => !before.includes(said));
-  if (news.length) spoken.textContent = news.join(". ");
+    || all(element, "data-job").some((job) => !jobs.includes(job))
+    || (all(element, "data-newest").some((known) => known !== newest) && !jobs.includes(newest)); // a short one
+  const news = [...next.querySelectorAll("[data-said]")].map((each) => [each.id, each.dataset.said])
+    .filter(([id, said]) => document.getElementById(id)?.dataset.said !== said);
+  if (news.length) spoken.textContent = news.map(([, said]) => said).join(". ");
   adapt(element, next);
   if (ended) renew();
 }
 
-let streams = [], timer = 0;
-const later = () => { clearTimeout(timer); timer = setTimeout(renew, 15000); };
+let streams = [], timer = 0, renewed = 0;
+const later = () => { clearTimeout(timer); timer = setTimeout(renew, 5000); };
 function watch() {
   streams.forEach((stream) => stream.close());
   // a page that nobody looks at holds no connection: browsers have six for a host
@@ -57,5 +57,4 @@ function watch() {
     return stream;
   });
 }
-document.addEventListener("visibilitychange", watch);
-watch();
+document.addEventListener("visibilitychange", watch), watch();
