@@ -1,0 +1,651 @@
+"""Overview, cluster, backup and restore: pages of a real server, pressed as a person presses them; what a worker does
+is done by the catalog's own functions."""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from visitor import Page, Visitor, visiting
+
+from conftest import Desk
+from icecore import app as application
+from icecore import errors
+from icecore.api import contract
+from icecore.app import App
+from icecore.catalog import clusters, jobs, keys, tables
+from icecore.console import overview
+from icecore.model import MANUAL_BACKUP_LIMIT, BackupFacts, BackupMode, Boundary, JobState, Phase
+
+GIB = 1 << 30
+PAGE_LIMIT_BYTES = 100 * 1024
+HOSTILE = """<script>alert(1)</script>'"&amp;{{ 7 * 7 }}"""
+
+
+@dataclass
+class Room:
+    """A cluster of its own in a home with a server before it, and two people: an admin and a reader."""
+
+    desk: Desk
+    name: str
+    admin: Visitor
+    reader: Visitor
+
+    @property
+    def here(self) -> str:
+        return f"/console/clusters/{self.desk.cluster_id}"
+
+    # what a worker does
+
+    def claim(self, job_id: str) -> jobs.Claim:
+        held = jobs.claim(self.desk.app.catalog, job_id, "test", lambda _: False)
+        assert held is not None
+        return held
+
+    def finish(self, job_id: str, *, at: int = 0, warnings: tuple[str, ...] = ()) -> str:
+        with self.desk.app.catalog.read() as tx:
+            row = tx.execute(sa.select(tables.backup).where(tables.backup.c.id == job_id)).one()
+        at = at or int(time.time())
+        boundary = Boundary("0/3000028", "0/3000100", 1, at, at, at)
+        facts = BackupFacts(
+            job_id,
+            row.cluster_id,
+            self.name,
+            row.job_uuid,
+            BackupMode(row.mode),
+            boundary,
+            "postgresql",
+            "15.18",
+            4 * GIB,
+            1200,
+            "0.1.0",
+            comment=row.comment,
+            client_token=row.client_token,
+            warnings=warnings,
+        )
+        jobs.finish_backup(self.desk.app.catalog, self.claim(job_id), facts, GIB)
+        return job_id
+
+    def backup(self, at: int = 0) -> str:
+        return self.finish(self.desk.create(), at=at)
+
+    def fail(self) -> str:
+        job_id = self.desk.create()
+        error = errors.StorageFull(doing="write", name="packs/3f.pack", reason="ENOSPC")
+        jobs.fail(self.desk.app.catalog, self.claim(job_id), error)
+        return job_id
+
+    def restored(self, cluster_id: str) -> None:
+        job = self.desk.call("DescribeJobs", DBClusterId=cluster_id)["items"]["job"][0]
+        jobs.finish_restore(
+            self.desk.app.catalog, self.claim(job["job_id"]), dsn="host=/x", host="127.0.0.1", port=5439
+        )
+
+    def removed(self) -> None:
+        for job in self.desk.call("DescribeJobs", DBClusterId=self.desk.cluster_id, JobState="queued")["items"]["job"]:
+            held = self.claim(job["job_id"])
+            if job["job_kind"] == "delete-backup":
+                jobs.finish_deletion(self.desk.app.catalog, held)
+            else:
+                jobs.finish_cluster_removal(self.desk.app.catalog, held)
+
+    def rename(self, name: str) -> None:
+        """To something that no call would take."""
+        with self.desk.app.catalog.write() as tx:
+            tx.execute(sa.update(tables.cluster).where(tables.cluster.c.id == self.desk.cluster_id).values(name=name))
+
+    # what a person does
+
+    def form(self, path: str, action: str) -> dict[str, str]:
+        """The fields of the form of this action on that page, as the page fills them in."""
+        page = self.admin.get(path)
+        assert page.status == 200, page.text
+        found = [form for form in page.forms() if form.get("Action") == action]
+        assert found, (path, action)
+        return {name: value for name, value in found[0].items() if not name.startswith(":")}
+
+    def press(self, path: str, action: str, **more: str) -> Page:
+        return self.admin.post("/console/act", self.form(path, action) | more)
+
+    def jobs(self, cluster_id: str = "") -> int:
+        found = self.desk.call("DescribeJobs", DBClusterId=cluster_id or self.desk.cluster_id)
+        return int(found["total_record_count"])
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, App, int]]:
+    """One home and server for all: a test has its own cluster and people in it."""
+    home = tmp_path_factory.mktemp("house") / "home"
+    application.initialise(home, repository=None, encrypted=True, passphrase=None, listen=None)
+    app = application.open_app(home)
+    with visiting(app) as port:
+        yield home, app, port
+    app.close()
+
+
+@pytest.fixture
+def room(house: tuple[Path, App, int]) -> Room:
+    home, app, port = house
+    name = f"orders{uuid.uuid4().hex[:8]}"
+    desk = Desk(home, app, register(app, name))
+    desk.seen_running()
+    return Room(desk, name, signed_in(app, port, "admin"), signed_in(app, port, "reader"))
+
+
+def register(app: App, name: str) -> str:
+    pairs = [("DBClusterDescription", name), ("Engine", "postgresql"), ("ConnectionString", "host=/nowhere")]
+    return str(app.run(contract.bind("RegisterDBCluster", pairs))["db_cluster_id"])
+
+
+def signed_in(app: App, port: int, role: str) -> Visitor:
+    key, visitor = keys.create(app.catalog, role, f"the {role}"), Visitor(port)
+    assert visitor.sign_in(key.id, key.secret).status == 200
+    return visitor
+
+
+def plain(text: str) -> str:
+    """What a person reads: without marks, entities and line breaks."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+def reads(page: Page, status: int = 200) -> str:
+    assert page.status == status, page.text
+    assert len(page.body) < PAGE_LIMIT_BYTES
+    return plain(page.text)
+
+
+# ---------------------------------------------------------------- overview
+
+
+def test_an_empty_home_says_what_to_do_next(desk: Desk) -> None:
+    with desk.app.catalog.write() as tx:
+        tx.execute(sa.delete(tables.cluster))
+    with visiting(desk.app) as port:
+        visitor = signed_in(desk.app, port, "admin")
+        shown = reads(visitor.get("/console"))
+        assert "No cluster is protected yet" in shown
+        assert "icecore cluster add" in shown
+        assert "icecore backup" in shown
+        assert "There is nothing to restore yet" in reads(visitor.get("/console/restore"))
+
+
+def test_overview_names_at_most_three_concerns_and_leads_to_their_mending(desk: Desk) -> None:
+    app = desk.app
+    ill = {name: register(app, name) for name in ("down", "failing", "new", "newer")}
+    for name in ("failing", "new", "newer"):
+        clusters.observed(app.catalog, ill[name], running=True, facts={"size_bytes": GIB})
+    clusters.observed(app.catalog, ill["down"], running=False, reason="connection refused", hint="Start it.")
+    with visiting(app) as port:
+        visitor = signed_in(app, port, "admin")
+        room = Room(Desk(desk.home, app, ill["failing"]), "failing", visitor, visitor)
+        failed = room.fail()
+        Room(desk, "orders", visitor, visitor).backup(at=int(time.time()) - 7200)
+        page = visitor.get("/console")
+        shown = reads(page)
+        notice = re.search(r'<div class="notice warn">.*?</div>', page.text, re.DOTALL)
+        assert notice and len(re.findall("<p><strong>", notice[0])) == overview.CONCERNS_AT_MOST
+        assert "down : not reachable: connection refused. See what was found" in plain(notice[0])
+        assert f'href="/console/clusters/{ill["down"]}?tab=health"' in notice[0]
+        assert "failing : the newest backup failed with StorageFull" in plain(notice[0])
+        assert f'href="/console/tasks/{failed}"' in notice[0]
+        assert "And 1 more cluster on this page." in plain(notice[0])
+        # the healthy one: what it would lose, and its moments
+        row = re.search(
+            rf'<tr>\s*<th scope="row"><a href="/console/clusters/{desk.cluster_id}">.*?</tr>', page.text, re.S
+        )
+        assert row and "2 h" in plain(row[0])
+        assert 'aria-label="1 moment, the newest 2 h ago"' in row[0]
+        assert shown.count("everything") >= 3
+
+
+def test_fifty_clusters_fit_a_page_and_the_others_follow(desk: Desk) -> None:
+    made = 57
+    for number in range(made):
+        cluster_id = register(desk.app, f"tenant-{number:02d}-with-a-name-that-is-longer-than-most")
+        clusters.observed(desk.app.catalog, cluster_id, running=True, facts={"size_bytes": GIB})
+    with desk.app.catalog.write() as tx:
+        ids = tx.execute(sa.select(tables.cluster.c.id)).scalars().all()
+        now = int(time.time())
+        rows = [
+            {
+                "id": str(10_000 + 12 * place + number),
+                "cluster_id": cluster_id,
+                "job_uuid": str(uuid.uuid4()),
+                "mode": "Automated",
+                "status": "Success",
+                "accepted_at": now - 3600 * number - place,
+                "consistent_at": now - 3600 * number - place,
+                "size_bytes": GIB,
+                "facts": "{}",
+            }
+            for place, cluster_id in enumerate(ids)
+            for number in range(12)
+        ]
+        tx.execute(sa.insert(tables.backup), rows)
+    with visiting(desk.app) as port:
+        visitor = signed_in(desk.app, port, "reader")
+        first = visitor.get("/console")
+        reads(first)
+        further = re.search(r'href="(/console\?after=[^"]+)" rel="next"', first.text)
+        assert further
+        second = visitor.get(html.unescape(further[1]))
+        reads(second)
+        shown = [
+            re.findall(r'<th scope="row"><a href="/console/clusters/([^"]+)"', page.text) for page in (first, second)
+        ]
+        assert len(shown[0]) == overview.CLUSTERS_A_PAGE
+        assert sorted(shown[0] + shown[1]) == sorted(ids)
+        assert first.text.count('class="chart strip"') == overview.CLUSTERS_A_PAGE
+        assert visitor.get("/console?after=rubbish").status == 400
+
+
+# ---------------------------------------------------------------- a cluster
+
+
+def test_the_way_from_no_backup_to_the_refused_fourth(room: Room) -> None:
+    shown = reads(room.admin.get(room.here))
+    assert "Everything would be lost: there is no backup yet" in shown
+    assert f"icecore backup {room.desk.cluster_id}" in shown
+    assert f"0 of {MANUAL_BACKUP_LIMIT} manual backups exist" in shown
+
+    # pressed twice, the button of one page makes one backup
+    form = room.form(room.here, "CreateBackup") | {"p.comment": f"before the upgrade {HOSTILE}"}
+    answers = [room.admin.post("/console/act", form) for _ in range(2)]
+    assert {answer.status for answer in answers} == {303}
+    assert len({answer.location for answer in answers}) == 1
+    assert room.jobs() == 1
+    job_id = answers[0].location.rsplit("/", 1)[1]
+
+    # while it is made: phase, percent, and the running task beside
+    held = room.claim(job_id)
+    jobs.progress(room.desk.app.catalog, held, phase=Phase.UPLOADING, done=GIB, total=4 * GIB, new=GIB)
+    page = room.admin.get(room.here)
+    shown = reads(page)
+    assert "Uploading 27 %" in shown
+    assert f'data-live="/console/tasks/events?cluster={room.desk.cluster_id}"' in page.text
+    assert '<noscript><meta http-equiv="refresh"' in page.text
+
+    # made: a moment on the time line, a row with its sizes
+    with room.desk.app.catalog.write() as tx:
+        tx.execute(sa.update(tables.job).where(tables.job.c.id == job_id).values(executor_id=""))
+    room.finish(job_id, at=int(time.time()) - 5 * 60)
+    page = room.admin.get(room.here)
+    shown = reads(page)
+    assert "The newest restorable moment is 5 min ago" in shown
+    assert f'<a href="/console/backups/{job_id}" aria-label="Backup {job_id}, 5 min ago' in page.text
+    assert "before the upgrade <script>alert(1)</script>" in shown
+    assert "<script>alert" not in page.text
+    assert "http-equiv" not in page.text
+
+    # three exist: said before the fourth is refused, and the refusal leads on
+    room.backup()
+    room.backup()
+    assert "The next one will be refused: delete one of them first." in reads(room.admin.get(room.here))
+    refused = room.press(room.here, "CreateBackup")
+    assert "Exceeding the daily backup times" in reads(refused, 403)
+    assert re.search(r'href="/errors/BackupTimesExceeded\?RequestId=[0-9A-F-]+"', refused.text)
+    assert room.jobs() == 3
+
+
+def test_backups_of_a_cluster_are_listed_page_by_page(room: Room) -> None:
+    now = int(time.time())
+    with room.desk.app.catalog.write() as tx:
+        rows = [
+            {
+                "id": f"{uuid.uuid4().int % 10**15}",
+                "cluster_id": room.desk.cluster_id,
+                "job_uuid": str(uuid.uuid4()),
+                "mode": "Automated",
+                "status": "Success",
+                "accepted_at": now - 3600 * number,
+                "consistent_at": now - 3600 * number,
+                "size_bytes": GIB,
+                "comment": "x" * 256,
+                "facts": "{}",
+            }
+            for number in range(70)
+        ]
+        tx.execute(sa.insert(tables.backup), rows)
+    seen: list[str] = []
+    path = room.here
+    for count in (30, 30, 10):
+        page = room.admin.get(path)
+        reads(page)
+        ids = re.findall(r'<th scope="row"><a href="/console/backups/(\d+)"', page.text)
+        assert len(ids) == count
+        # the picture shows what the page lists; only with the newest of all it can say what would be lost
+        assert len(re.findall(r'<svg x="[\d.]+%" class="tick">', page.text)) == count
+        assert ('class="risk"' in page.text) == (path == room.here)
+        seen += ids
+        further = re.search(r'href="([^"]+)" rel="next"', page.text)
+        path = html.unescape(further[1]) if further else ""
+    assert path == ""
+    assert seen == [row["id"] for row in rows]
+    assert room.admin.get(f"{room.here}?after=rubbish").status == 400
+
+
+def test_health_tells_each_finding_with_its_fix(room: Room) -> None:
+    catalog, cluster_id = room.desk.app.catalog, room.desk.cluster_id
+    path = f"{room.here}?tab=health"
+    assert "Nothing stands in the way of a backup" in reads(room.admin.get(path))
+    clusters.observed(catalog, cluster_id, running=False, reason="connection refused", hint="Start the server.")
+    shown = reads(room.admin.get(path))
+    assert "refusal connection refused Start the server." in shown
+    assert "a backup asked for now is refused" in shown
+    assert "None" not in shown
+    assert reads(room.press(room.here, "CreateBackup"), 403)
+
+
+def test_a_reader_sees_everything_and_changes_nothing(room: Room) -> None:
+    backup_id = room.backup()
+    paths = (
+        "/console",
+        room.here,
+        f"{room.here}?tab=health",
+        f"/console/backups/{backup_id}",
+        f"/console/restore?cluster={room.desk.cluster_id}",
+    )
+    for path in paths:
+        page = room.reader.get(path)
+        assert page.status == 200
+        assert {form[":action"] for form in page.forms()} <= {"/console/sign-out", "/console/restore"}, path
+        assert "/console/confirm" not in page.text
+    room.form(room.here, "CreateBackup")
+    for action, fields in (
+        ("CreateBackup", {"p.db_cluster_id": room.desk.cluster_id}),
+        ("DeleteBackup", {"p.db_cluster_id": room.desk.cluster_id, "p.backup_id": backup_id}),
+    ):
+        assert room.reader.post("/console/act", {"Action": action, **fields}).status == 403
+    assert room.jobs() == 1
+
+
+def test_what_is_not_there_is_a_page_that_says_so(room: Room) -> None:
+    backup_id = room.backup()
+    for path in (
+        "/console/clusters/pc-nothing",
+        "/console/clusters/a%20b%3Cscript%3E",
+        "/console/clusters/" + "x" * 200,
+        "/console/clusters/..%2f..%2fetc",
+        "/console/backups/4",
+        "/console/backups/abc",
+        f"/console/backups/{backup_id[:-1]}",
+    ):
+        page = room.admin.get(path)
+        assert "There is no such page" in reads(page, 404)
+        assert "<script>" not in page.text.replace('<script src="', "")
+    assert room.admin.get(f"/console/restore?cluster=pc-nothing&backup={backup_id}").status in (400, 404)
+
+
+# ---------------------------------------------------------------- a backup
+
+
+def test_a_backup_shows_its_facts_and_the_way_back_without_this_server(room: Room) -> None:
+    before, backup_id = room.backup(at=int(time.time()) - 3600), room.desk.create()
+    room.finish(backup_id, warnings=("full_page_writes is off",))
+    page = room.admin.get(f"/console/backups/{backup_id}")
+    shown = reads(page)
+    for part in (
+        f"Backup {backup_id} of {room.name}",
+        "0/3000028 to 0/3000100 on timeline 1",
+        "PostgreSQL 15.18",
+        "warning full_page_writes is off",
+        "In the backup 4.00 GiB New: in no earlier backup 1.00 GiB",
+        f"icecore restore --repo {room.desk.app.config.repository}",
+    ):
+        assert part in shown, part
+    assert f'aria-label="Backup {backup_id}, ' in page.text
+    assert f'aria-label="Backup {before}, 60 min ago' in page.text
+    assert page.text.count('aria-current="true"') == 1
+
+
+def test_a_backup_that_a_rebuilt_catalog_found_claims_no_cost(room: Room) -> None:
+    backup_id = room.backup()
+    with room.desk.app.catalog.write() as tx:
+        tx.execute(sa.delete(tables.job).where(tables.job.c.id == backup_id))
+        tx.execute(sa.update(tables.backup).where(tables.backup.c.id == backup_id).values(new_bytes=0))
+    page = room.admin.get(f"/console/backups/{backup_id}")
+    assert "what it cost when it was made is not known here" in reads(page)
+    assert "/console/tasks/" not in page.text
+    assert "0 bytes" not in reads(room.admin.get(room.here))
+
+
+def test_a_failed_backup_says_why_and_can_be_tried_again(room: Room) -> None:
+    failed = room.fail()
+    path = f"/console/backups/{failed}"
+    page = room.admin.get(path)
+    shown = reads(page)
+    assert "ENOSPC" in shown
+    assert '<a href="/errors/StorageFull">' in page.text
+    assert f'href="/console/tasks/{failed}"' in page.text
+    assert "It failed, so no restorable moment is lost with it." in reads(
+        room.admin.get(
+            f"/console/confirm?Action=DeleteBackup&p.db_cluster_id={room.desk.cluster_id}&p.backup_id={failed}"
+        )
+    )
+    again = room.press(path, "CreateBackup")
+    assert again.status == 303
+    assert again.location != f"/console/tasks/{failed}"
+    # the new one is shown while it is made
+    page = room.admin.get(f"/console/backups/{again.location.rsplit('/', 1)[1]}")
+    assert "Being made" in reads(page)
+    assert "data-live=" in page.text
+
+
+def test_deleting_asks_first_and_says_what_cannot_be_restored_then(room: Room) -> None:
+    room.backup(at=int(time.time()) - 86_400 * 3)
+    newest = room.backup(at=int(time.time()) - 3600)
+    way = re.search(r'href="(/console/confirm\?[^"]+)"', room.admin.get(f"/console/backups/{newest}").text)
+    assert way
+    question = html.unescape(way[1])
+    page = room.admin.get(question)
+    assert "What you would lose now grows from 60 min to 3 d." in reads(page)
+    assert f'href="/console/backups/{newest}">Leave it' in page.text
+    assert room.jobs() == 2  # asking does nothing
+
+    done = room.press(question, "DeleteBackup")
+    assert (done.status, done.location) == (303, room.here)
+    assert room.admin.get(f"/console/backups/{newest}").status == 404
+    assert "3 d" in reads(room.admin.get(room.here))
+
+
+# ---------------------------------------------------------------- restoring
+
+
+def test_a_restore_is_planned_on_one_page_and_done_once(room: Room) -> None:
+    older, newer = room.backup(at=int(time.time()) - 7200), room.backup(at=int(time.time()) - 600)
+    # every step is there from the beginning
+    page = room.admin.get("/console/restore")
+    assert [plain(found) for found in re.findall(r"<h2 .*?</h2>", page.text)] == [
+        "1 Which cluster",
+        "2 When",
+        "3 Where",
+        "4 Review",
+    ]
+    assert f'<option value="{room.desk.cluster_id}">' in page.text
+
+    # the newest moment unless another is chosen
+    path = f"/console/restore?cluster={room.desk.cluster_id}"
+    assert room.form(path, "CreateDBCluster")["p.clone_data_point"] == newer
+    page = room.admin.get(f"{path}&backup={older}")
+    shown = reads(page)
+    assert f"Left out: what was written to {room.name} in the 2 h since then" in shown
+    assert f"{room.name} itself is not touched" in shown
+    assert "about" not in shown.split("4 Review")[1].split("Show the call")[0]  # nothing has run long enough to tell
+    assert f"CloneDataPoint={older}" in shown  # the call that is shown is the one that is made
+    assert re.search(rf'aria-label="Backup {older}, [^"]*" aria-current="true"', page.text)
+    assert f'href="/console/restore?cluster={room.desk.cluster_id}&amp;backup={newer}#review"' in page.text
+
+    form = room.form(f"{path}&backup={older}", "CreateDBCluster")
+    name = f"copy-{HOSTILE}-{room.name}"
+    made = [room.admin.post("/console/act", form | {"p.db_cluster_description": name}) for _ in range(2)]
+    assert {answer.status for answer in made} == {303}
+    assert len({answer.location for answer in made}) == 1
+    new_id = made[0].location.rsplit("/", 1)[1]
+
+    # being made, then there
+    page = room.admin.get(made[0].location)
+    assert f"It is being restored from backup {older} of {room.name}" in reads(page)
+    assert "<script>alert" not in page.text
+    assert "Back up now" not in plain(page.text)
+    assert "data-live=" in page.text
+    room.restored(new_id)
+    page = room.admin.get(made[0].location)
+    assert "psql -h 127.0.0.1 -p 5439" in reads(page)
+    assert f"Made from backup {older} of {room.name}" in reads(page)
+    assert "never backed up" not in reads(page)
+
+
+def test_an_estimate_tells_the_run_that_it_comes_from(room: Room) -> None:
+    backup_id = room.backup()
+    with room.desk.app.catalog.write() as tx:
+        # forty seconds for four GiB, the only run so far that is long enough
+        tx.execute(
+            sa.update(tables.job).where(tables.job.c.id == backup_id).values(started_at=tables.job.c.ended_at - 40)
+        )
+        tx.execute(
+            sa.delete(tables.job).where(tables.job.c.kind == "restore", tables.job.c.state == JobState.SUCCEEDED)
+        )
+    shown = reads(room.admin.get(f"/console/restore?cluster={room.desk.cluster_id}"))
+    assert f"It takes about 40 s, if it goes like backup task {backup_id}: 4.00 GiB in 40 s." in shown
+
+
+def test_only_a_restorable_backup_of_the_cluster_can_be_chosen(room: Room, house: tuple[Path, App, int]) -> None:
+    failed, good = room.fail(), room.backup()
+    other = Desk(room.desk.home, room.desk.app, register(room.desk.app, f"other{uuid.uuid4().hex[:8]}"))
+    other.seen_running()
+    path = f"/console/restore?cluster={room.desk.cluster_id}"
+    assert room.admin.get(f"{path}&backup={failed}").status == 400
+    assert room.admin.get(f"/console/restore?cluster={other.cluster_id}&backup={good}").status == 400
+    assert room.admin.get(f"{path}&backup={'9' * 20}").status == 400
+    assert room.admin.get(f"{path}&backup=%3Cb%3E").status == 400
+    assert "has no restorable moment" in reads(room.admin.get(f"/console/restore?cluster={other.cluster_id}"))
+
+
+def test_a_removed_cluster_can_be_restored_while_its_backups_are_kept(room: Room) -> None:
+    backup_id = room.backup()
+    page = room.admin.get(room.here)
+    chosen = next(form for form in page.forms() if form[":action"] == "/console/confirm")
+    assert chosen["p.db_cluster_id"] == room.desk.cluster_id
+    question = (
+        f"/console/confirm?Action=DeleteDBCluster&p.db_cluster_id={room.desk.cluster_id}"
+        "&p.backup_retention_policy_on_cluster_deletion=ALL"
+    )
+    assert "Its backups are kept (1) and can still be restored." in reads(room.admin.get(question))
+    assert room.press(question, "DeleteDBCluster", typed="another").status == 400
+    assert room.press(question, "DeleteDBCluster", typed=room.name).location == "/console"
+
+    # while it is removed, and after
+    assert "Deleting" in reads(room.admin.get(room.here))
+    room.removed()
+    page = room.admin.get(room.here)
+    shown = reads(page)
+    assert f"{room.name} – Removed" in shown
+    assert "not protected any more" in shown
+    assert f'href="/console/backups/{backup_id}"' in page.text
+    assert "Back up now" not in shown
+    assert room.admin.get(f"{room.here}?tab=health").status == 200
+    path = f"/console/restore?cluster={room.desk.cluster_id}"
+    assert "Left out" not in reads(room.admin.get(path))
+    made = room.press(path, "CreateDBCluster")
+    assert made.status == 303
+    assert reads(room.admin.get(made.location))
+
+
+# ---------------------------------------------------------------- all of them
+
+
+class Marks(HTMLParser):
+    """What a page must have for a keyboard and a screen reader, and must not have for its policy."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.ids: list[str] = []
+        self.labelled: list[str] = []
+        self.controls: list[tuple[str, dict[str, str]]] = []
+        self.headings: list[int] = []
+        self.faults: list[str] = []
+        self.tables: list[dict[str, str]] = []
+        self.captions = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attributes}
+        if "id" in given:
+            self.ids.append(given["id"])
+        if any(name == "style" or name.startswith("on") for name in given) or tag == "style":
+            self.faults.append(f"inline on {tag}")
+        if tag == "script" and "src" not in given:
+            self.faults.append("inline script")
+        if any(given.get(name, "").startswith(("http:", "https:", "//")) for name in ("src", "href")):
+            self.faults.append(f"another host in {tag}")
+        if int(given.get("tabindex", "0")) > 0:
+            self.faults.append("tabindex")
+        if tag == "label":
+            self.labelled.append(given.get("for", ""))
+        if tag in ("select", "textarea") or (tag == "input" and given.get("type") not in ("hidden", "submit")):
+            self.controls.append((tag, given))
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "table":
+            self.tables.append(given)
+        if tag == "caption":
+            self.captions += 1
+
+
+def test_every_page_is_sound_for_policy_keyboard_and_screen_reader(room: Room) -> None:
+    now = int(time.time())
+    failed, first, last = room.fail(), room.backup(at=now - 86_400), room.backup(at=now - 60)
+    room.rename(f"{HOSTILE}{room.name}")
+    running = room.desk.create()
+    room.claim(running)
+    cluster_id = room.desk.cluster_id
+    for path in (
+        "/console",
+        room.here,
+        f"{room.here}?tab=health",
+        f"/console/backups/{failed}",
+        f"/console/backups/{last}",
+        f"/console/backups/{running}",
+        "/console/restore",
+        f"/console/restore?cluster={cluster_id}&backup={first}&name=%22%3E%3Cscript%3E",
+        f"/console/confirm?Action=DeleteBackup&p.db_cluster_id={cluster_id}&p.backup_id={first}",
+        f"/console/confirm?Action=DeleteDBCluster&p.db_cluster_id={cluster_id}",
+    ):
+        page = room.admin.get(path)
+        reads(page)
+        assert "<script>alert" not in page.text, path
+        marks = Marks(page.text)
+        assert marks.faults == [], path
+        assert len(marks.ids) == len(set(marks.ids)), path
+        assert marks.headings[0] == 1
+        assert marks.headings.count(1) == 1, path
+        assert all(after <= before + 1 for before, after in zip(marks.headings, marks.headings[1:], strict=False)), path
+        assert all(given.get("id") in marks.labelled or "aria-label" in given for _, given in marks.controls), path
+        assert marks.captions == len([t for t in marks.tables if "aria-labelledby" not in t]), path
+
+
+def test_every_link_of_these_pages_leads_somewhere(room: Room) -> None:
+    room.fail()
+    room.backup(at=int(time.time()) - 86_400)
+    ours = re.compile(r'href="(/[^"#]*)')
+    seen: set[str] = set()
+    waiting = [room.here]
+    mine = re.compile(rf"/console/(clusters|backups|tasks|restore|confirm)\b.*|/errors/.+|{re.escape(room.here)}.*")
+    while waiting and len(seen) < 60:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        page = room.admin.get(path)
+        assert page.status == 200, path
+        if room.desk.cluster_id in path or "/console/backups/" in path:
+            waiting += [found for each in ours.findall(page.text) if mine.fullmatch(found := html.unescape(each))]
+    assert len(seen) > 10
