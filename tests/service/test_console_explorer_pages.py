@@ -21,6 +21,7 @@ from explorer_place import (
     steps_of,
     told_by,
 )
+from visitor import Page
 
 from icecore.api import contract, samples, signature
 from icecore.api.contract import Call
@@ -208,44 +209,45 @@ def test_the_language_is_remembered(place: Place):
 # ---------------------------------------------------------------- comparing
 
 
-def test_an_own_string_is_compared_with_the_form(place: Place):
+@pytest.mark.parametrize(("version", "title"), [("V1", "String to sign"), ("V3", "Canonical request")])
+def test_an_own_string_is_compared_with_the_form(place: Place, version: str, title: str):
     visitor = place.signed_in()
     values = {"DBClusterId": "pc-1", "Comment": "before the upgrade"}
-    for version, title in (("V1", "String to sign"), ("V3", "Canonical request"), ("V3", "String to sign")):
-        shown = visitor.get(address_of("CreateBackup", values, version=version, tab="signature"))
-        steps, form = steps_of(shown), fields_of(shown, "compare")
-        right = steps[title]
-        if (version, title) != ("V3", "String to sign"):
-            # another time and nonce than the page's next one are no mistake
-            place.clock[0] += 5
-            page = visitor.post("/console/explorer/CreateBackup", {**form, "theirs": right.replace("\n", "\r\n")})
-            assert "The strings are equal, byte by byte" in told_by(page)
-            # with the signature that belongs to it, and with one of another secret
-            told = told_by(
-                visitor.post(
-                    "/console/explorer/CreateBackup", {**form, "theirs": right, "signature": steps["Signature"]}
-                )
-            )
-            assert "String and signature are right" in told
-            told = told_by(
-                visitor.post("/console/explorer/CreateBackup", {**form, "theirs": right, "signature": "QUJD"})
-            )
-            assert "another AccessKeySecret was used" in told
-            # a mistake
-            wrong = right.replace("before%2520the", "before%2Bthe").replace("before%20the", "before+the")
-            told = told_by(visitor.post("/console/explorer/CreateBackup", {**form, "theirs": wrong}))
-            at = next(n for n, (a, b) in enumerate(zip(right, wrong, strict=False)) if a != b)
-            assert f"They part at byte {at} " in told and "A space became +" in told
-            # what was pasted stays, to be mended
-            page = visitor.post("/console/explorer/CreateBackup", {**form, "theirs": wrong})
-            assert (
-                html.unescape(re.search(r'<textarea id="theirs"[^>]*>\n(.*?)</textarea>', page.text, re.DOTALL)[1])
-                == wrong
-            )  # type: ignore[index]
-        else:
-            assert "paste your canonical request" in told_by(
-                visitor.post("/console/explorer/CreateBackup", {**form, "theirs": right})
-            )
+    shown = visitor.get(address_of("CreateBackup", values, version=version, tab="signature"))
+    steps, form = steps_of(shown), fields_of(shown, "compare")
+    right = steps[title]
+
+    def compared(theirs: str, given: str = "") -> Page:
+        return visitor.post("/console/explorer/CreateBackup", {**form, "theirs": theirs, "signature": given})
+
+    # another time and nonce than the page's next one are no mistake
+    place.clock[0] += 5
+    assert "The strings are equal, byte by byte" in told_by(compared(right.replace("\n", "\r\n")))
+    # with the signature that belongs to it, and with another
+    assert "String and signature are right" in told_by(compared(right, steps["Signature"]))
+    assert "another AccessKeySecret was used" in told_by(compared(right, "QUJD"))
+    # a mistake is found, and what was pasted stays to be mended
+    wrong = right.replace("before%2520the", "before%2Bthe").replace("before%20the", "before+the")
+    page = compared(wrong)
+    at = next(n for n, (a, b) in enumerate(zip(right, wrong, strict=False)) if a != b)
+    assert f"They part at byte {at} " in told_by(page) and "A space became +" in told_by(page)
+    kept = re.search(r'<textarea id="theirs"[^>]*>\n(.*?)</textarea>', page.text, re.DOTALL)
+    assert kept and html.unescape(kept[1]) == wrong
+
+
+def test_under_v3_the_hash_alone_tells_little(place: Place):
+    visitor = place.signed_in()
+    shown = visitor.get(address_of("CreateBackup", {"DBClusterId": "pc-1"}, tab="signature"))
+    steps, form = steps_of(shown), fields_of(shown, "compare")
+    hashed, canonical = steps["String to sign"], steps["Canonical request"]
+    page = visitor.post("/console/explorer/CreateBackup", {**form, "theirs": hashed})
+    assert "paste your canonical request" in told_by(page)
+    # with what the server answered it is known whether the canonical request is right
+    page = visitor.post("/console/explorer/CreateBackup", {**form, "theirs": canonical, "server": hashed})
+    assert "The strings are equal" in told_by(page)
+    wrong = canonical.replace("\n/\n", "\n")
+    page = visitor.post("/console/explorer/CreateBackup", {**form, "theirs": wrong, "server": hashed})
+    assert "The path is missing" in told_by(page)
 
 
 def test_an_own_string_is_compared_with_the_servers(place: Place):
@@ -259,6 +261,12 @@ def test_an_own_string_is_compared_with_the_servers(place: Place):
         told = told_by(visitor.post("/console/explorer/DescribeRegions", form))
         assert f"byte {ours.index('%252A')} " in told and "asterisk" in told
         assert "With this mended they are equal" in told
+
+
+def test_what_is_longer_than_any_string_to_sign_is_refused(place: Place):
+    visitor = place.signed_in()
+    form = fields_of(visitor.get(address_of("CreateBackup", tab="signature")), "compare")
+    assert visitor.post("/console/explorer/CreateBackup", {**form, "theirs": "x" * 40_000}).status == 413
 
 
 def test_pasting_markup_shows_markup(place: Place):

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icecore.api import contract
+from icecore.api import answer, contract
 from icecore.api.signature import AccessKey
 from icecore.console import explorer_difference, explorer_signing
-from icecore.console.explorer_difference import RULES, explain, taken
+from icecore.console.explorer_difference import explain, taken
+from icecore.console.explorer_rules import RULES
 from icecore.console.explorer_signing import Plan, sign
+from icecore.errors import SignatureMismatch
 
 NOW = 1795500000
 NONCE = "5330ad7d22070a7d2348d6f02cf93dfc"
@@ -259,4 +261,9 @@ def test_the_servers_string_is_found_in_its_message():
     message = f"Specified signature is not matched with our calculation. server string to sign is:{V1}"
     assert explorer_difference.cleaned(message) == V1
     assert explorer_difference.cleaned(f'{{"Message":"{message}","Recommend":"x"}}') == V1
+    for xml in (False, True):
+        for string in (V1, V3):
+            error = SignatureMismatch(string_to_sign=string)
+            body = answer.failure(error, "ID", host=HOST, base_url="http://x", xml=xml).body.decode()
+            assert explorer_difference.cleaned(body) == string
     assert explorer_difference.cleaned(CANONICAL.replace("\n", "\r\n")) == CANONICAL

@@ -22,6 +22,7 @@ from icecore.console import (
     explorer_difference,
     explorer_form,
     explorer_history,
+    explorer_rules,
     explorer_shown,
     explorer_signing,
 )
@@ -29,11 +30,12 @@ from icecore.console.explorer_chosen import Chosen
 from icecore.console.explorer_form import Filled
 from icecore.console.explorer_signing import Plan
 from icecore.console.visit import QUERY_LIMIT_BYTES, Visit
-from icecore.errors import IcecoreError, MalformedRequest
+from icecore.errors import IcecoreError, MalformedRequest, RequestTooLarge
 
 LANGUAGE_KEPT_S = 365 * 24 * 3600
 KNOWN_AT_MOST = 30
 QUERY_LENGTH = 200  # of a search
+PASTED_LENGTH = 32 * 1024  # the gateway's limit for a query is that of a string to sign too
 
 
 @dataclass(frozen=True)
@@ -202,17 +204,24 @@ class Compared:
 
 
 def _compare(visit: Visit, chosen: Chosen, filled: Filled) -> Compared | None:
-    theirs, server = (explorer_difference.cleaned(visit.form.get(name, "")) for name in ("theirs", "server"))
-    given = visit.form.get("signature", "").strip()
+    pasted = [visit.form.get(name, "") for name in ("theirs", "server", "signature")]
+    if max(map(len, pasted)) > PASTED_LENGTH:
+        raise RequestTooLarge(limit_bytes=PASTED_LENGTH)
+    theirs, server = explorer_difference.cleaned(pasted[0]), explorer_difference.cleaned(pasted[1]).strip()
+    given = pasted[2].strip()
     if not theirs.strip():
         return None
-    kind = explorer_difference.kind(theirs)
+    kind = explorer_rules.kind(theirs)
     version = {"v1": "V1", "v3": "V3", "canonical": "V3"}.get(kind, chosen.version)
 
     # ours: what the server wrote, else the request of the form with their timestamp and nonce
     timestamp, nonce = explorer_difference.taken(theirs)
-    strings: tuple[str, ...] = (server,)
-    if not server.strip():
+    strings: tuple[str, ...] = (server,) if server else ()
+    if kind == "canonical" and explorer_rules.kind(server) == "v3":
+        # under V3 the server tells a hash only: it is that of theirs, or the form has to show where they part
+        strings = (theirs, server) if signature.string_to_sign_v3(theirs) == server else ()
+    took = not strings and bool(timestamp or nonce)
+    if not strings:
         plan = replace(_plan(visit, chosen, filled), version=version)
         at, once = timestamp or contract.write_time(visit.now), nonce or secrets.token_hex(16)
         strings = explorer_signing.sign_at(plan, visit.doors.key, at, once).strings
@@ -225,17 +234,16 @@ def _compare(visit: Visit, chosen: Chosen, filled: Filled) -> Compared | None:
         signed = _string_to_sign(ours, strings)
         others = tuple(string for string in strings if string != signed)
         verdict = explorer_signing.judge(version, visit.doors.key.secret, (signed, *others), given)
-    took = bool(timestamp or nonce) and not server.strip()
     return Compared(theirs, server, given, version, difference, verdict, took)
 
 
 def _string_to_sign(ours: str, strings: tuple[str, ...]) -> str:
     """What is signed where ``ours`` was compared: it may be an earlier step."""
-    match explorer_difference.kind(ours):
+    match explorer_rules.kind(ours):
         case "canonical":
             return signature.string_to_sign_v3(ours)
         case "query":
-            return next((string for string in strings if explorer_difference.kind(string) != "query"), ours)
+            return next((string for string in strings if explorer_rules.kind(string) != "query"), ours)
     return ours
 
 

@@ -69,11 +69,6 @@ class Filled:
     call: Call
     error: IcecoreError | None
 
-    @property
-    def private(self) -> bool:
-        """Whether something was typed that may hold a secret."""
-        return any(field.parameter.private and field.filled for field in self.fields)
-
 
 def fill(operation: Operation, texts: Mapping[str, str]) -> Filled:
     """The form of ``operation`` with ``texts`` (by wire name) in it; names that it does not have are left out."""

@@ -2,66 +2,63 @@
 // Compare and the tabs keep the page where it is; blocks of text get a button that copies them.
 "use strict";
 
-const main = document.getElementById("main");
+const LINKS = ".tabs a, .choices a";
 let last = Promise.resolve();
-
-function query(form, button) {
-  const data = new FormData(form);
-  if (button && button.name) data.set(button.name, button.value);
-  return new URLSearchParams([...data].filter(([, value]) => value !== ""));
-}
-
-// The page at an address, or the answer to a form, in place of what is shown. Focus stays on the same control.
-async function show(address, body) {
-  const answer = await fetch(address, body ? { method: "POST", body } : {});
-  if (!(answer.headers.get("content-type") || "").startsWith("text/html") || answer.redirected) {
-    location.assign(answer.url);
-    return;
-  }
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  const focused = document.activeElement && document.activeElement.id;
-  const next = page.getElementById("shown");
-  if (!next) {
-    main.replaceChildren(...page.getElementById("main").childNodes);
-    return;
-  }
-  document.getElementById("shown").replaceWith(next);
-  const fields = page.getElementById("fields");
-  const typing = document.activeElement && document.activeElement.closest("#fields");
-  if (fields && !typing) document.getElementById("fields").replaceWith(fields);
-  else if (fields) notes(fields);
-  if (!body) history.replaceState(null, "", address);
-  const again = focused && document.getElementById(focused);
-  if (again) again.focus({ preventScroll: true });
-  copyButtons();
-}
-
-// While somebody is typing the controls stay; only what is said about them is renewed
-function notes(fields) {
-  for (const box of document.querySelectorAll("#fields [id^=f-]")) {
-    const fresh = fields.querySelector(`[id="${box.id}"]`);
-    const said = box.nextElementSibling;
-    if (said && said.classList.contains("wrong")) said.remove();
-    const say = fresh && fresh.nextElementSibling;
-    if (say && say.classList.contains("wrong")) box.after(say);
-    box.toggleAttribute("aria-invalid", Boolean(fresh && fresh.hasAttribute("aria-invalid")));
-  }
-}
-
-function submit(form, button) {
-  const sent = query(form, button);
-  if (form.method === "post") return show(form.action, sent);
-  return show(`${form.getAttribute("action")}?${sent}`);
-}
 
 // One after the other: Call waits for the change before it, and then sends the bytes that are shown by then
 function then(step) {
   last = last.then(step).catch(() => location.reload());
 }
 
+function submit(form, button) {
+  const data = new FormData(form);
+  if (button && button.name) data.set(button.name, button.value);
+  const sent = new URLSearchParams([...data].filter(([, value]) => value !== ""));
+  return form.method === "post" ? show(form.action, sent) : show(`${form.getAttribute("action")}?${sent}`);
+}
+
+// The page at an address, or the answer to a form, in place of what is shown
+async function show(address, body) {
+  const answer = await fetch(address, body ? { method: "POST", body } : {});
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const next = page.getElementById("shown");
+  if (answer.redirected) return location.assign(answer.url);
+  if (!next) return document.getElementById("main").replaceChildren(...page.getElementById("main").childNodes);
+  const focused = document.activeElement && document.activeElement.id;
+  document.getElementById("shown").replaceWith(next);
+  renew(page.getElementById("fields"));
+  if (!body) history.replaceState(null, "", address);
+  const again = document.getElementById("ask") || (focused && document.getElementById(focused));
+  if (again) again.focus({ preventScroll: true });
+  const told = next.querySelector("[role=status], [role=alert]");
+  document.getElementById("said").textContent = told ? told.textContent.replace(/\s+/g, " ").slice(0, 300) : "";
+  return copyButtons();
+}
+
+// Somebody may be typing: controls that stay the same stay in place, and what stands in them is never older
+function renew(fields) {
+  const old = document.getElementById("fields");
+  const boxes = (form) => [...form.querySelectorAll("[id^=f-]:not(p)")];
+  const shape = (form) => [form.method, ...boxes(form).map((box) => box.id)].join();
+  const twin = (box, form) => form.querySelector(`[id="${box.id}"]`);
+  if (shape(old) !== shape(fields)) {
+    for (const box of boxes(fields)) if (twin(box, old)) box.value = twin(box, old).value;
+    old.replaceWith(fields);
+    return;
+  }
+  old.querySelector("button[name=tab]").value = fields.querySelector("button[name=tab]").value;
+  for (const said of old.querySelectorAll(".wrong")) said.remove();
+  for (const box of boxes(old)) {
+    const fresh = twin(box, fields);
+    const said = fresh.nextElementSibling;
+    if (said && said.classList.contains("wrong")) box.after(said);
+    box.toggleAttribute("aria-invalid", fresh.hasAttribute("aria-invalid"));
+  }
+}
+
 document.addEventListener("change", (event) => {
   const form = event.target.form;
-  if (form && form.id === "fields") then(() => submit(form, form.querySelector("button[name=tab]")));
+  if (form && form.id === "fields") then(() => submit(document.getElementById("fields"), form.querySelector("button[name=tab]")));
 });
 
 document.addEventListener("submit", (event) => {
@@ -73,12 +70,12 @@ document.addEventListener("submit", (event) => {
 });
 
 document.addEventListener("click", (event) => {
-  const link = event.target.closest(".tabs a, .choices a");
+  const link = event.target.closest(LINKS);
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
   // a change just before renews the links: the one of the same name knows of it
-  const now = () => (link.isConnected ? link : [...document.querySelectorAll(".tabs a, .choices a")].find(
-    (each) => each.textContent === link.textContent) || link);
+  const same = (each) => each.textContent === link.textContent;
+  const now = () => (link.isConnected ? link : [...document.querySelectorAll(LINKS)].find(same) || link);
   then(() => show(now().getAttribute("href")));
 });
 
@@ -86,9 +83,7 @@ function copyButtons() {
   for (const block of document.querySelectorAll("pre[data-copy]")) {
     if (!navigator.clipboard || block.parentElement.classList.contains("copyable")) continue;
     const button = document.createElement("button");
-    button.type = "button";
-    button.className = "copy";
-    button.textContent = "Copy";
+    Object.assign(button, { type: "button", className: "copy", textContent: "Copy" });
     button.setAttribute("aria-label", `Copy: ${block.getAttribute("aria-label")}`);
     button.addEventListener("click", async () => {
       await navigator.clipboard.writeText(block.textContent);
