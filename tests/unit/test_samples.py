@@ -54,7 +54,7 @@ def example(op: contract.Operation) -> contract.Call:
 
 @pytest.mark.parametrize("language", LANGUAGES, ids=lambda each: each.id)
 def test_every_operation_has_a_complete_sample(language: Language) -> None:
-    began, written = time.perf_counter(), 0
+    began, written = time.process_time(), 0
     for op in contract.operations().values():
         for call in (example(op), contract.Call(op.name)):
             for endpoint in ENDPOINTS:
@@ -73,7 +73,7 @@ def test_every_operation_has_a_complete_sample(language: Language) -> None:
                 assert any(
                     word in opening for word in ("install", "needs:", "Maven:", "go get", "composer", "dotnet", "git")
                 )
-    assert (time.perf_counter() - began) / written < 0.002
+    assert (time.process_time() - began) / written < 0.002
 
 
 def test_a_language_is_one_that_others_know() -> None:

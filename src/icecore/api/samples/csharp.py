@@ -15,7 +15,8 @@ new Config
         }"""
 
 _TYPED = """\
-// dotnet add package AlibabaCloud.SDK.Polardb20170801 --version 7.12.0
+// dotnet new console && dotnet add package AlibabaCloud.SDK.Polardb20170801 --version 7.12.0
+// Program.cs:
 using System;
 using System.Collections.Generic;
 using AlibabaCloud.OpenApiClient.Models;
@@ -37,7 +38,8 @@ public static class «action»
 """
 
 _GENERIC = """\
-// dotnet add package AlibabaCloud.OpenApiClient --version 0.1.16
+// dotnet new console && dotnet add package AlibabaCloud.OpenApiClient --version 0.1.16
+// Program.cs:
 using System;
 using System.Collections.Generic;
 using AlibabaCloud.OpenApiClient;

@@ -8,7 +8,7 @@ from icecore.api.samples.literals import javascript as quoted
 
 _TYPESCRIPT = """\
 // npm install @alicloud/openapi-client @alicloud/tea-util typescript @types/node
-// npx tsc --module commonjs --target es2020 sample.ts && node sample.js
+// npx tsc --module commonjs --target es2020 --types node --skipLibCheck sample.ts && node sample.js
 import Client, { Config, OpenApiRequest, Params } from "@alicloud/openapi-client";
 import { RuntimeOptions } from "@alicloud/tea-util";
 
