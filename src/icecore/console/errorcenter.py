@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from starlette.responses import Response
 
 from icecore.api import contract, explain
@@ -51,7 +51,9 @@ def index(visit: Visit) -> Response:
     """All codes, or what a search found."""
     text = visit.query.get("q", "").strip()
     found = explain.search(text) if text else None
-    wanted = explain.request_id(visit.query.get(contract.document()["envelope"]["request_id"], "")) or (found.request_id if found else "")
+    wanted = explain.request_id(visit.query.get(contract.document()["envelope"]["request_id"], "")) or (
+        found.request_id if found else ""
+    )
     looked_up = _look_up(visit, wanted, q=text[: explain.QUERY_LENGTH])
 
     # a RequestId alone leads to the code that its call was answered with
@@ -152,11 +154,7 @@ def _as_printed(case: Case) -> str:
 
 def prose(text: str) -> Markup:
     """A text of ours with ``code`` set as such and its way to the Explorer as a link."""
-    parts = [
-        Markup("<code>{}</code>").format(part) if position % 2 else escape(part)
-        for position, part in enumerate(text.split("`"))
-    ]
-    linked = re.sub(r"/console/explorer\b", '<a href="/console/explorer">/console/explorer</a>', "".join(parts))
+    linked = re.sub(r"/console/explorer\b", '<a href="/console/explorer">/console/explorer</a>', view.prose(text))
     return Markup(linked)
 
 

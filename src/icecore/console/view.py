@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pygments import highlight as pygmentize
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
@@ -89,7 +89,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        size=size, ago=ago, lasting=lasting, when=when, iso=iso, plural=plural, code=code, segment=segment
+        size=size, ago=ago, lasting=lasting, when=when, iso=iso, plural=plural, code=code, prose=prose, segment=segment
     )
     environment.filters.update(
         pace=pace.pace, steps=pace.steps, task_title=pace.title, said=pace.said, cluster_name=pace.cluster_name
@@ -163,6 +163,14 @@ def link(path: str, **query: Any) -> str:
     """``path`` with those of ``query`` that say something."""
     given = {name: value for name, value in query.items() if value not in (None, "", False)}
     return f"{path}?{urlencode(given)}" if given else path
+
+
+def prose(text: str) -> Markup:
+    """A text of ours, with what stands between backticks set as code."""
+    parts = [
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(text.split("`"))
+    ]
+    return Markup("").join(parts)
 
 
 def code(text: str, lexer: str) -> Markup:
