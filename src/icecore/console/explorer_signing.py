@@ -18,9 +18,9 @@ from icecore.api.signature import AccessKey, Pairs, Request
 VERSIONS = ("V3", "V1")
 FORMATS = ("JSON", "XML")
 SENDS = {
-    "POST": "POST, parameters in the query",
-    "FORM": "POST, parameters in a form body",
-    "GET": "GET",
+    "POST": "POST, in the query",
+    "FORM": "POST, in a form body",
+    "GET": "GET, in the query",
 }
 FORM_TYPE = "application/x-www-form-urlencoded"
 ACCEPT = {"JSON": "application/json", "XML": "application/xml"}
