@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import date, timedelta
+from itertools import pairwise
 from xml.etree import ElementTree
 
 from hypothesis import example, given
@@ -56,8 +58,17 @@ def test_a_time_line_holds_any_moments(moments: list[Moment], now: int, label: s
         assert picture == ""
         return
     root = checked(picture)
-    assert len(list(root.iter("a"))) == len(moments)
-    assert len(words(root)) <= pictures.LABELS_AT_MOST + 2  # with "now" and one at the beginning
+    marks = [(float(svg.get("x", "")[:-1]), a) for svg in root.iter("svg") for a in svg.findall("a")]
+    assert sum(int(a.findtext("text") or 1) for _, a in marks) == len(moments)
+    chosen = sum(moment.chosen for moment in moments)
+    assert min(1, chosen) <= sum(a.get("aria-current") == "true" for _, a in marks) <= chosen
+    # no mark hides another, but where the chosen one of a group stands for it
+    if not chosen:
+        places = sorted(place for place, _ in marks)
+        assert all(after - before > 0 for before, after in pairwise(places))
+    axis = [text for text in root.findall("text") if text.get("class") != "count"]
+    assert len(axis) <= pictures.LABELS_AT_MOST + 2  # with "now" and one at the beginning
+    assert ("now" in words(root)) == newest
 
 
 def test_moments_stand_in_the_order_and_distance_of_time() -> None:
@@ -74,8 +85,28 @@ def test_moments_stand_in_the_order_and_distance_of_time() -> None:
     assert not re.search('class="risk"', pictures.timeline(moments, NOW, "moments", newest=False))
 
 
+def test_moments_too_close_to_be_told_apart_share_a_mark() -> None:
+    day = 86_400
+    ats = [NOW - 30 * day, NOW - 600, NOW - 601, NOW - 602]
+    moments = [Moment(at, f"at {at}", f"/{at}") for at in ats]
+    marks = list(checked(pictures.timeline(moments, NOW, "moments")).iter("a"))
+    assert [(a.get("href"), a.findtext("text")) for a in marks] == [(f"/{ats[0]}", None), (f"/{ats[1]}", "3")]
+    assert marks[1].get("aria-label") == f"at {ats[1]}; 2 more close by"
+    # the chosen one is never the hidden one
+    moments[3] = replace(moments[3], chosen=True)
+    marks = list(checked(pictures.timeline(moments, NOW, "moments")).iter("a"))
+    assert [a.get("href") for a in marks] == [f"/{ats[0]}", f"/{ats[3]}"]
+
+
+def test_a_page_of_older_moments_ends_with_them() -> None:
+    moments = [Moment(NOW - days * 86_400, f"{days} d ago", f"/{days}") for days in (50, 60)]
+    picture = pictures.timeline(moments, NOW, "moments", newest=False)
+    places = [svg.get("x") for svg in checked(picture).iter("svg") if svg.get("class") == "tick"]
+    assert places == [f"{pictures.SIDE_PERCENT:g}%", f"{100 - pictures.SIDE_PERCENT:g}%"]
+
+
 def test_a_mark_is_a_link_with_a_name_and_room_for_a_finger() -> None:
-    chosen = Moment(NOW - 60, "Backup 4182 & <more>", "/console/backups/4182?a=1&b=2", chosen=True)
+    chosen = Moment(NOW - 3600, "Backup 4182 & <more>", "/console/backups/4182?a=1&b=2", chosen=True)
     root = checked(pictures.timeline([chosen, Moment(NOW, "Backup 4183", "/4183")], NOW, "moments"))
     first = next(root.iter("a"))
     assert first.get("href") == "/console/backups/4182?a=1&b=2"

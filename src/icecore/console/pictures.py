@@ -20,6 +20,7 @@ STEPS_S = (
 )
 LABELS_AT_MOST = 4  # of an axis: they still fit side by side at 360 px
 SIDE_PERCENT = 3.0  # free at both ends, so that a mark at the edge is whole
+CLOSE_PERCENT = 1.5  # two marks nearer than this would hide each other
 LAST_AT = 253_402_300_799  # datetime ends with the year 9999
 
 
@@ -41,22 +42,38 @@ class Bar:
 
 
 def timeline(moments: Sequence[Moment], now: int, label: str, *, newest: bool = True) -> Markup:
-    """The moments in time up to now, each a link. ``newest``: the newest of all is among them, so what lies behind it
-    is shaded: what a loss would cost."""
+    """The moments in time, each a link; those too close to be told apart share one mark with their number in it.
+
+    ``newest``: the newest of all is among them. Then time goes on to now, and what lies behind the newest is shaded:
+    what a loss would cost."""
     if not moments:
         return Markup("")
     ats = [_clamped(moment.at) for moment in moments]
-    first, last = min(ats), max(_clamped(now), *ats)
+    first, last = min(ats), max(_clamped(now), *ats) if newest else max(ats)
     place = _scale(first, last)
-    parts = [
-        Markup('<line class="axis" x1="0" x2="100%" y1="40" y2="40"/>'),
-        _band("risk", place(max(ats)), place(last), 30, 20) if newest else Markup(""),
+    until_now = [
+        _band("risk", place(max(ats)), place(last), 30, 20),
         Markup('<text x="{}%" y="14" class="end">now</text>').format(_number(100 - SIDE_PERCENT)),
         Markup('<line class="axis" x1="{0}%" x2="{0}%" y1="20" y2="56"/>').format(_number(place(last))),
+    ]
+    parts = [
+        Markup('<line class="axis" x1="0" x2="100%" y1="40" y2="40"/>'),
+        *(until_now if newest else ()),
         *_axis_labels(first, last, place, y=76),
-        *(_tick(moment, place(at)) for moment, at in zip(moments, ats, strict=True)),
+        *(_mark(group, place) for group in grouped(moments, place)),
     ]
     return _svg("chart timeline", 82, label, parts, role="group")
+
+
+def grouped(moments: Sequence[Moment], place: Callable[[int], float]) -> list[list[Moment]]:
+    """Oldest first; within a group less than CLOSE_PERCENT apart."""
+    groups: list[list[Moment]] = []
+    for moment in sorted(moments, key=lambda each: each.at):
+        if groups and place(_clamped(moment.at)) - place(_clamped(groups[-1][0].at)) < CLOSE_PERCENT:
+            groups[-1].append(moment)
+        else:
+            groups.append([moment])
+    return groups
 
 
 def strip(ats: Sequence[int], start: int, now: int, label: str) -> Markup:
@@ -137,19 +154,24 @@ def _svg(kind: str, height: int, label: str, parts: Sequence[Markup], role: str 
     )
 
 
-def _tick(moment: Moment, percent: float) -> Markup:
-    """A mark with room for a finger around it."""
+def _mark(group: Sequence[Moment], place: Callable[[int], float]) -> Markup:
+    """The newest of the group, or the chosen one, with room for a finger around it."""
+    shown = next((moment for moment in group if moment.chosen), group[-1])
+    others = len(group) - 1
+    title = shown.title + (f"; {others} more close by" if others else "")
     return Markup(
         '<svg x="{}%" class="tick"><a href="{}" aria-label="{}"{}>'
         '<rect class="hit" x="-12" y="20" width="24" height="40"/>'
-        '<line class="stem" y1="26" y2="54"/><circle class="dot" cy="40" r="{}"/><title>{}</title></a></svg>'
+        '<line class="stem" y1="26" y2="54"/><circle class="dot{}" cy="40" r="{}"/>{}<title>{}</title></a></svg>'
     ).format(
-        _number(percent),
-        _clean(moment.href),
-        _clean(moment.title),
-        Markup(' aria-current="true" class="chosen"') if moment.chosen else "",
-        9 if moment.chosen else 6,
-        _clean(moment.title),
+        _number(place(_clamped(shown.at))),
+        _clean(shown.href),
+        _clean(title),
+        Markup(' aria-current="true" class="chosen"') if shown.chosen else "",
+        " many" if others else "",
+        9 if shown.chosen or others else 6,
+        Markup('<text class="count" y="44">{}</text>').format(len(group)) if others else "",
+        _clean(title),
     )
 
 
