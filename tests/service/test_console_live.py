@@ -185,6 +185,13 @@ def test_no_more_streams_than_there_are_seats(office: Office, watch: Watch, monk
         time.sleep(0.1)
 
 
+def test_asking_for_the_head_opens_no_stream(office: Office) -> None:
+    asked = time.monotonic()
+    page = office.admin.request("HEAD", "/console/tasks/events?running=1")
+    assert (page.status, page.body) == (200, b"") and page.headers["content-type"].startswith("text/event-stream")
+    assert time.monotonic() - asked < 5
+
+
 def test_seats_of_the_whole_server() -> None:
     seats = live.Seats()
     for number in range(live.STREAMS):

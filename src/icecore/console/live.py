@@ -80,6 +80,8 @@ class Live:
             first, busy = await self._run(_look, visit, visit.now)
         except IcecoreError as error:
             return Response(status_code=error.status, headers=HEADERS)
+        if http.method == "HEAD":
+            return Response(headers=HEADERS)
         if not self.seats.take(visit.token):
             return Response(status_code=429, headers=HEADERS)
         stopping: Callable[[], bool] = getattr(http.app.state, "stopping", lambda: False)
