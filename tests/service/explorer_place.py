@@ -17,12 +17,12 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from visitor import Page, Visitor
 
-from conftest import Desk
 from icecore import app as application
 from icecore import console
 from icecore.api import contract
 from icecore.api.server import Server, build_app
-from icecore.catalog import keys
+from icecore.app import App
+from icecore.catalog import clusters, keys
 from icecore.errors import every_error
 
 PAGE_BYTES = 100 * 1024
@@ -67,17 +67,29 @@ class Reader(Visitor):
 
 @dataclass
 class Place:
-    """One installation for the whole module. ``desk``'s cluster has one backup at most; ``fresh`` gives new ones."""
+    """One installation for the whole module. Its one cluster has one backup at most; ``fresh`` gives new ones."""
 
-    desk: Desk
+    app: App
     port: int
     clock: list[float]
     secrets: list[str] = field(default_factory=list)
     visitors: list[Reader] = field(default_factory=list)
     made: int = 0
+    cluster_id: str = ""
+
+    def call(self, action: str, **wire: str) -> dict[str, Any]:
+        return self.app.run(contract.bind(action, list(wire.items())))
+
+    def registered(self, name: str) -> str:
+        """A cluster that counts as running and has no backup."""
+        wire = {"DBClusterDescription": name, "Engine": "postgresql", "ConnectionString": "host=/nowhere"}
+        cluster_id = str(self.call("RegisterDBCluster", **wire)["db_cluster_id"])
+        facts = {"major": "15", "version": "15.18", "size_bytes": 1 << 20}
+        clusters.observed(self.app.catalog, cluster_id, running=True, reason="", facts=facts)
+        return cluster_id
 
     def signed_in(self, role: str = "admin") -> Reader:
-        made = keys.create(self.desk.app.catalog, role, "")
+        made = keys.create(self.app.catalog, role, "")
         self.secrets.append(made.secret)
         self.visitors.append(Reader(self.port, made.id))
         self.visitors[-1].sign_in(made.id, made.secret)
@@ -86,7 +98,7 @@ class Place:
     def fresh(self) -> str:
         """A cluster that runs and has no backup."""
         self.made += 1
-        return _registered(self.desk.home, self.desk.app, f"fresh-{self.made}").cluster_id
+        return self.registered(f"fresh-{self.made}")
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -100,14 +112,7 @@ class Place:
                 assert not [form for form in forms if form.encode() in received]
 
     def backups(self, cluster_id: str) -> int:
-        return len(self.desk.call("DescribeBackupTasks", DBClusterId=cluster_id)["items"]["backup_job"])
-
-
-def _registered(home: Path, app: Any, name: str) -> Desk:
-    wire = {"DBClusterDescription": name, "Engine": "postgresql", "ConnectionString": "host=/nowhere"}
-    desk = Desk(home, app, app.run(contract.bind("RegisterDBCluster", list(wire.items())))["db_cluster_id"])
-    desk.seen_running()
-    return desk
+        return len(self.call("DescribeBackupTasks", DBClusterId=cluster_id)["items"]["backup_job"])
 
 
 @contextmanager
@@ -118,7 +123,9 @@ def opened(home: Path) -> Iterator[Place]:
     server = Server(build_app(app, pages=lambda gateway: console.pages(gateway, app), clock=lambda: clock[0]))
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()
-    yield Place(_registered(home, app, "orders"), server.port, clock)
+    place = Place(app, server.port, clock)
+    place.cluster_id = place.registered("orders")
+    yield place
     server.stop()
     thread.join(15)
     app.close()

@@ -20,8 +20,11 @@ from explorer_place import (
     opened,
     status,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from icecore.api import contract, signature
+from icecore.console import explorer_chosen
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +66,13 @@ def test_the_bytes_shown_of_every_operation_are_right(place: Place, version: str
         # the gateway has it in its log as a call from here
         request_id = re.search(r"<dt>RequestId</dt><dd><code>([0-9A-F-]{36})", answered.text)
         assert request_id
-        noted = place.desk.call("DescribeCalls", CallRequestId=request_id[1])["items"]["call"]
+        noted = place.call("DescribeCalls", CallRequestId=request_id[1])["items"]["call"]
         assert [(call["call_action"], call["origin"]) for call in noted] == [(action, "explorer")]
 
 
 def test_a_call_that_works_says_what_came(place: Place):
     visitor = place.signed_in()
-    cluster = {"DBClusterId": place.desk.cluster_id}
+    cluster = {"DBClusterId": place.cluster_id}
     answered = visitor.call(visitor.get(address_of("DescribeDBClusterAttribute", cluster)))
     assert status(answered) == 200
     body = next(block for block in blocks(answered) if block.startswith("{"))
@@ -206,3 +209,24 @@ def test_a_reader_calls_what_reads_and_is_told_why_not_what_changes(place: Place
     # keys are not offered to who may not see them; the page is there all the same
     assert reader.get(address_of("RevokeAccessKey")).status == 200
     assert admin.get(address_of("RevokeAccessKey")).status == 200
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_form_and_no_address_breaks_a_page(place: Place, data: st.DataObject):
+    """Whatever stands in them: a page or a refusal, never an error of the server."""
+    visitor = place.visitors[0] if place.visitors else place.signed_in()
+    action = data.draw(st.sampled_from(list(contract.operations())))
+    names = ["version", "format", "send", "language", "tab", "required", "example", "refill", "a", "b", "do"]
+    names += ["request", "confirm", "theirs", "server", "signature", "p.DBClusterId", "p.Tag.1.Key", "p.Tag.0.Key"]
+    names += ["p.BackupId", "p.Tag.99999999999999999999.Key", "p.", "p.Tag", "p.ConnectionString", "p.MaxResults"]
+    known = ["call", "compare", "yes", "1", "V1", "XML", "GET", "FORM", *explorer_chosen.TABS, "Tag.1.Key", "٣"]
+    fields = data.draw(
+        st.dictionaries(st.sampled_from(names), st.one_of(st.sampled_from(known), st.text()), max_size=8)
+    )
+    fields = {name: text.encode("utf-8", "replace").decode() for name, text in fields.items()}
+    if data.draw(st.booleans()):
+        page = visitor.get(f"/console/explorer/{action}?{urlencode(fields)}")
+    else:
+        page = visitor.post(f"/console/explorer/{action}", fields)
+    assert page.status in (200, 400), page.text

@@ -125,18 +125,18 @@ def test_the_address_holds_everything(place: Place):
 
 
 def test_what_exists_here_is_offered(place: Place):
-    job = place.desk.create()
+    job = place.call("CreateBackup", DBClusterId=place.cluster_id)["backup_job_id"]
     page = place.signed_in().get(address_of("DeleteBackup"))
-    assert f'<option value="{place.desk.cluster_id}">orders</option>' in page.text
+    assert f'<option value="{place.cluster_id}">orders</option>' in page.text
     assert f'<option value="{job}">' in page.text
     # reading begins with real things, changing does not
     visitor = place.signed_in()
     assert (
-        f'value="{place.desk.cluster_id}"'
+        f'value="{place.cluster_id}"'
         in visitor.get(address_of("DescribeBackupTasks", example="1")).text.split("<datalist")[0]
     )
     assert (
-        f'value="{place.desk.cluster_id}"'
+        f'value="{place.cluster_id}"'
         not in visitor.get(address_of("DeleteDBCluster", example="1")).text.split("<datalist")[0]
     )
 
@@ -158,7 +158,7 @@ def test_what_may_be_secret_is_posted_and_not_kept(place: Place):
     assert "k33p-0ut" not in request.split("\n\n")[0] and "k33p-0ut" in request.split("\n\n")[1]
     answered = visitor.call(visitor.call(page))
     assert status(answered) == 200
-    kept = place.desk.app.records.explored(visitor.key_id)
+    kept = place.app.records.explored(visitor.key_id)
     assert "k33p" not in repr(kept) and "ConnectionString=%2A%2A%2A" in kept[0].pairs
     for path in (
         address_of("RegisterDBCluster", tab="history"),
@@ -302,9 +302,9 @@ def test_history_is_ones_own_and_fills_the_form_again(place: Place):
     assert "No calls from here yet" in other.get(address_of("CreateBackup", tab="history")).text
     assert "Not called yet" in other.get(address_of("DescribeDBClusters", tab="response")).text
     # nor by number
-    number = place.desk.app.records.explored(one.key_id)[0].number
+    number = place.app.records.explored(one.key_id)[0].number
     other.call(other.get(address_of("DescribeRegions")))
-    own = place.desk.app.records.explored(other.key_id)[0].number
+    own = place.app.records.explored(other.key_id)[0].number
     compared = other.get(address_of("DescribeRegions", tab="history", a=str(number), b=str(own)))
     assert compared.status == 200 and "only mine" not in compared.text and "Two calls compared" not in compared.text
 
@@ -313,11 +313,11 @@ def test_two_calls_are_compared_line_by_line(place: Place):
     visitor = place.signed_in()
     for name in ("orders", "other"):
         visitor.call(visitor.get(address_of("DescribeDBClusters", {"DBClusterDescription": name})))
-    second, first = (str(call.number) for call in place.desk.app.records.explored(visitor.key_id))
+    second, first = (str(call.number) for call in place.app.records.explored(visitor.key_id))
     page = visitor.get(address_of("DescribeDBClusters", tab="history", a=first, b=second))
     lines = next(block for block in blocks(page) if "−" in block).split("\n")
     assert "− DBClusterDescription = orders" in lines and "+ DBClusterDescription = other" in lines
-    assert any(line.startswith("−") and place.desk.cluster_id in line for line in lines)
+    assert any(line.startswith("−") and place.cluster_id in line for line in lines)
     for a, b in (("x", "y"), (first, first), ("", first), ("999999", first)):
         assert visitor.get(address_of("DescribeDBClusters", tab="history", a=a, b=b)).status == 200
 
@@ -331,12 +331,12 @@ def test_a_new_secret_is_shown_once(place: Place):
         assert found, answered.text
         for tab in ("response", "history"):
             assert found[1] not in visitor.get(address_of("CreateAccessKey", tab=tab)).text
-        assert found[1] not in repr(place.desk.app.records.explored(visitor.key_id))
+        assert found[1] not in repr(place.app.records.explored(visitor.key_id))
 
 
 def test_fifty_calls_and_large_answers_fit_a_page(place: Place):
     visitor = place.signed_in()
-    records = place.desk.app.records
+    records = place.app.records
     body = '{"Items":[' + ",".join(f'{{"BackupId":"{n}","Name":"<b>&{"x" * 60}"}}' for n in range(2000)) + "]}"
     pairs = urlencode({f"Tag.{n}.Key": "k" * 128 for n in range(1, 20)})
     for number in range(60):

@@ -151,8 +151,9 @@ def _v3(plan: Plan, key: AccessKey, timestamp: str, nonce: str) -> Signed:
     steps = (
         Step(
             "Canonical query",
-            unsigned.query or "(empty line)",
-            "Sorted by name; name and value percent-encoded each (RFC 3986: a space is %20, * is %2A, ~ stays).",
+            unsigned.query,
+            ("" if unsigned.query else "Empty here. ")
+            + "Sorted by name; name and value percent-encoded each (RFC 3986: a space is %20, * is %2A, ~ stays).",
         ),
         Step(
             "Canonical headers",

@@ -27,7 +27,9 @@ async function show(address, body) {
   const focused = document.activeElement && document.activeElement.id;
   document.getElementById("shown").replaceWith(next);
   renew(page.getElementById("fields"));
-  if (!body) history.replaceState(null, "", address);
+  // after a call the address is that of its answer
+  const here = body && next.querySelector(".tabs a[aria-current]");
+  if (here || !body) history.replaceState(null, "", here ? here.getAttribute("href") : address);
   const again = document.getElementById("ask") || (focused && document.getElementById(focused));
   if (again) again.focus({ preventScroll: true });
   const told = next.querySelector("[role=status], [role=alert]");
