@@ -503,6 +503,29 @@ def test_a_restore_is_planned_on_one_page_and_done_once(room: Room) -> None:
     assert "never backed up" not in reads(page)
 
 
+def test_a_restore_that_failed_says_so_where_it_was_waited_for(room: Room) -> None:
+    backup_id = room.backup()
+    path = f"/console/restore?cluster={room.desk.cluster_id}"
+    made = room.press(path, "CreateDBCluster", **{"p.db_cluster_description": f"lost-{room.name}"}).location
+    job = room.desk.call("DescribeJobs", DBClusterId=made.rsplit("/", 1)[1])["items"]["job"][0]
+    error = errors.StorageFull(doing="write", name="data", reason="ENOSPC")
+    jobs.fail(room.desk.app.catalog, room.claim(job["job_id"]), error)
+    page = room.admin.get(made)
+    assert "The restore failed" in reads(page)
+    assert "ENOSPC" in reads(page)
+    assert '<a href="/errors/StorageFull">' in page.text
+    assert f'href="/console/tasks/{job["job_id"]}"' in page.text
+    again = re.search(r'href="(/console/restore[^"]+)">Try again', page.text)
+    assert again
+    form = room.form(html.unescape(again[1]), "CreateDBCluster")
+    assert form["p.clone_data_point"] == backup_id
+    page = room.admin.get(html.unescape(again[1]))
+    assert f'name="p.db_cluster_description" form="restore" value="lost-{room.name}"' in page.text
+    # its name is free again
+    answer = room.admin.post("/console/act", form | {"p.db_cluster_description": f"lost-{room.name}"})
+    assert answer.status == 303
+
+
 def test_an_estimate_tells_the_run_that_it_comes_from(room: Room) -> None:
     backup_id = room.backup()
     with room.desk.app.catalog.write() as tx:

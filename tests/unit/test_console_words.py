@@ -83,6 +83,7 @@ def test_all_rows_have_one_scale_that_fits_the_oldest_moment() -> None:
     [
         (NOW - 9, [NOW - 9], True, "the only restorable moment of orders"),
         (NOW - 9, [NOW - 9, NOW - DAY_S], True, "lose now grows from 9 s to 24 h"),
+        (NOW - 9000, [NOW - 9000, NOW - 9002], True, "the newest one will then be"),
         (NOW - 9, [NOW - 9, NOW - 9, NOW - DAY_S], True, "that moment stays restorable"),
         (NOW - HOUR_S, [NOW - 9, NOW - HOUR_S, NOW - DAY_S], True, "the nearest ones will be"),
         (NOW - DAY_S, [NOW - 9, NOW - DAY_S], True, "the oldest one will then be"),

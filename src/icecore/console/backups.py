@@ -88,10 +88,10 @@ def what_goes(at: int, ats: Sequence[int], complete: bool, now: int, cluster: st
     if complete and not earlier and not later:
         return f"It is the only restorable moment of {cluster}: without it nothing can be restored."
     if earlier and not later:
-        return (
-            f"It is the newest of {cluster}. What you would lose now grows from {view.lasting(now - at)} to "
-            f"{view.lasting(now - max(earlier))}."
-        )
+        lost, then = view.lasting(now - at), view.lasting(now - max(earlier))
+        if lost == then:
+            return f"{moment}; the newest one will then be {view.when(max(earlier))}."
+        return f"It is the newest of {cluster}. What you would lose now grows from {lost} to {then}."
     if earlier and later:
         return f"{moment}; the nearest ones will be {view.when(max(earlier))} and {view.when(min(later))}."
     if complete:

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from icecore.console import overview, pictures, tasks, view
 from icecore.console.doors import Doors
 from icecore.console.visit import Visit
-from icecore.errors import ClusterNotFound, InvalidParameter, MissingParameter
-from icecore.model import MANUAL_BACKUP_LIMIT, JobKind
+from icecore.errors import BackupNotFound, ClusterNotFound, InvalidParameter, MissingParameter
+from icecore.model import MANUAL_BACKUP_LIMIT, JobKind, JobState
 
 TABS = {"backups": "Backups", "health": "Health"}
 BACKUPS_A_PAGE = 30
@@ -29,7 +29,7 @@ def page(visit: Visit) -> Response:
     after = visit.query.get("after", "")
     history = _history(visit.doors, cluster_id, after)
     if history is None or (cluster is None and not history["items"]["backup"] and not after):
-        return visit.page("missing.html", 404, title="Not found")
+        return _never_made(visit, cluster_id) or visit.page("missing.html", 404, title="Not found")
     backups = history["items"]["backup"]
     name = cluster["db_cluster_description"] if cluster else _name(backups) or cluster_id
 
@@ -156,6 +156,22 @@ def _history(doors: Doors, cluster_id: str, after: str) -> Found | None:
         if after:
             raise  # a marker of another list is a mistake to be told
         return None
+
+
+def _never_made(visit: Visit, cluster_id: str) -> Response | None:
+    """Of a cluster that a restore was to make and did not: who waited for it on its page is told why."""
+    try:
+        job = _restore_job(visit.doors, cluster_id)
+    except InvalidParameter:
+        return None
+    if job is None or job["state"] not in (JobState.FAILED, JobState.CANCELLED):
+        return None
+    try:
+        backup = visit.doors.read("DescribeBackup", backup_id=job["backup_id"])["backup"]
+    except BackupNotFound:
+        backup = None
+    name = job.get("db_cluster_name") or cluster_id
+    return visit.page("cluster_failed.html", title=name, name=name, cluster_id=cluster_id, job=job, backup=backup)
 
 
 def _health(doors: Doors, cluster_id: str) -> Found | None:
