@@ -51,7 +51,7 @@ def index(visit: Visit) -> Response:
     """All codes, or what a search found."""
     text = visit.query.get("q", "").strip()
     found = explain.search(text) if text else None
-    wanted = explain.request_id(visit.query.get(contract.document()["envelope"]["request_id"], "")) or (
+    wanted = explain.request_id(_asked(visit)) or (
         found.request_id if found else ""
     )
     looked_up = _look_up(visit, wanted, q=text[: explain.QUERY_LENGTH])
@@ -83,7 +83,7 @@ def one(visit: Visit) -> Response:
         return visit.page(
             "error_missing.html", 404, title="No such code", code=shown, near=explain.nearest(code), text=""
         )
-    looked_up = _look_up(visit, explain.request_id(visit.query.get(contract.document()["envelope"]["request_id"], "")))
+    looked_up = _look_up(visit, explain.request_id(_asked(visit)))
     return visit.page("error.html", title=entry.code, text="", looked_up=looked_up, **_shown(visit, entry))
 
 
@@ -172,3 +172,8 @@ def replay(call: Mapping[str, Any]) -> str:
         and not str(given["value"]).endswith(CUT)
     }
     return view.link(f"/console/explorer/{action}", **fields)
+
+
+def _asked(visit: Visit) -> str:
+    """The RequestId in the address, as an error body's link has it."""
+    return visit.query.get(contract.document()["envelope"]["request_id"], "")
