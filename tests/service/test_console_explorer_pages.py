@@ -202,6 +202,13 @@ def test_the_language_is_remembered(place: Place):
     for wrong in ("klingon", "<script>", ""):
         page = visitor.get(address_of("CreateBackup", tab="sample", language=wrong))
         assert "The same call in Java<" in page.text and "set-cookie" not in page.headers
+    # where the form is posted too, and the tab stays
+    form = next(
+        f for f in visitor.get(address_of("RegisterDBCluster", tab="sample")).forms() if "do" not in f and "tab" in f
+    )
+    fields = {name: text for name, text in form.items() if not name.startswith(":")} | {"language": "ruby"}
+    assert "The same call in Ruby<" in visitor.post("/console/explorer/RegisterDBCluster", fields).text
+    assert visitor.cookies["language"] == "ruby"
     visitor.cookies["language"] = "klingon"
     assert "The same call in curl<" in visitor.get(address_of("CreateBackup", tab="sample")).text
 

@@ -227,7 +227,7 @@ def test_any_single_mutation_is_located_exactly(ours: str, at: int, kind: str, l
     assert found.ours + found.ours_after == ours[len(before) :][: 1 + len(found.ours_after)]
     assert found.theirs + found.theirs_after == theirs[len(before) :][: 1 + len(found.theirs_after)]
     assert bytes.fromhex(found.ours_hex) == ours.encode()[found.offset :][:4]
-    assert found.says and found.rule in RULES and "{" not in found.says
+    assert found.says and found.rule in RULES and "{name}" not in found.says and "{theirs}" not in found.says
 
 
 @settings(deadline=None)

@@ -107,7 +107,7 @@ def page(visit: Visit) -> Response:
         compared=compared,
         **_TABS[chosen.tab](visit, chosen, filled),
     )
-    if visit.query.get("language") == chosen.language:
+    if (visit.form or visit.query).get("language") == chosen.language:
         response.set_cookie(
             "language",
             chosen.language,

@@ -102,7 +102,7 @@ def limits(parameter: Parameter) -> list[str]:
     words = []
     match parameter.type:
         case "time":
-            words.append("YYYY-MM-DDThh:mmZ, or with seconds")
+            words.append("YYYY-MM-DDThh:mmZ or with seconds")
         case "int":
             low, high = parameter.minimum, parameter.maximum
             if low is not None or high is not None:
@@ -121,7 +121,7 @@ def limits(parameter: Parameter) -> list[str]:
         words.append(f"later than {parameter.after}")
     if parameter.default:
         words.append(f"{parameter.default} if left out")
-    return [word for word in words if word not in parameter.description]
+    return [word for word in words if word.lower() not in parameter.description.lower()]
 
 
 def _field(parameter: Parameter, texts: Mapping[str, str]) -> Field:

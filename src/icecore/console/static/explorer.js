@@ -48,7 +48,7 @@ function renew(fields) {
     old.replaceWith(fields);
     return;
   }
-  old.querySelector("button[name=tab]").value = fields.querySelector("button[name=tab]").value;
+  old.elements.tab.value = fields.elements.tab.value;
   for (const said of old.querySelectorAll(".wrong")) said.remove();
   for (const box of boxes(old)) {
     const fresh = twin(box, fields);
@@ -59,8 +59,8 @@ function renew(fields) {
 }
 
 document.addEventListener("change", (event) => {
-  const form = event.target.form;
-  if (form && form.id === "fields") then(() => submit(document.getElementById("fields"), form.querySelector("button[name=tab]")));
+  const fields = () => document.getElementById("fields");
+  if (event.target.form && event.target.form === fields()) then(() => submit(fields()));
 });
 
 document.addEventListener("submit", (event) => {
