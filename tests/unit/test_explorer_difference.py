@@ -131,6 +131,8 @@ MISTAKES: dict[str, tuple[str, str, str, bool]] = {
     "a parameter too many": (V1, _v1(RegionId="cn-hangzhou"), "extra", True),
     "the signature signed": (V1, V1.replace("SignatureMethod", "Signature%3Dabc%26SignatureMethod"), "signature", True),
     "a name in small letters": (V1, V1.replace("DBClusterId", "DbClusterId"), "name", True),
+    "a name misspelled": (V1, V1.replace("ClientToken", "ClientTokne"), "name", True),
+    "no equals sign": (V1.replace("pc-1", ""), V1.replace("DBClusterId%3Dpc-1", "DBClusterId"), "equals", True),
     "another value": (V1, V1.replace("pc-1", "pc-2"), "value", True),
     "another nonce": (V1, V1.replace(NONCE, NONCE[::-1]), "nonce", True),
     "another time": (V1, V1.replace("Timestamp%3D2026", "Timestamp%3D2025"), "timestamp", True),
@@ -172,6 +174,7 @@ MISTAKES: dict[str, tuple[str, str, str, bool]] = {
     ),
     "v3 hash of something": (CANONICAL, CANONICAL[:-64] + hashlib.sha256(b"{}").hexdigest(), "body", True),
     "v3 hash of nothing": (CANONICAL_FORM, CANONICAL_FORM[:-64] + DIGEST, "body", True),
+    "v3 no newline behind": (CANONICAL + "\n", CANONICAL, "no newline", True),
     "v3 newline behind": (CANONICAL, CANONICAL + "\n", "newline", True),
     "v3 crlf": (CANONICAL, CANONICAL.replace("\n", "\r\n"), "crlf", True),
     "v3 backslashes": (CANONICAL, CANONICAL.replace("\n", "\\n"), "escaped", True),
@@ -191,6 +194,10 @@ def test_a_mistake_and_the_rule_it_breaks(name: str):
     assert ours != theirs
     found = explain(ours, theirs)
     assert found is not None and (found.rule, found.alone) == (rule, alone), found
+
+
+def test_every_rule_is_broken_by_somebody():
+    assert set(RULES) - {rule for _, _, rule, _ in MISTAKES.values()} - set(ENCODINGS) == {"other"}
 
 
 def test_equal_strings_have_no_difference():

@@ -35,7 +35,7 @@ RULES = {
     "missing": "{name} is missing in yours.",
     "extra": "{name} stands in yours and not in ours. That is right only if your request carries it.",
     "signature": "Signature itself is among the signed parameters: leave it out.",
-    "name": "The name is {theirs} in yours and {name} in ours: capitals matter.",
+    "name": "The name is {theirs} in yours and {name} in ours; capitals matter too.",
     "value": "The value of {name} is another one.",
     "nonce": "The nonce is another one: compare two strings of the same request.",
     "timestamp": "The timestamp is another one: compare two strings of the same request.",
@@ -280,7 +280,7 @@ def _in_items(ours: list[str], theirs: list[str]) -> Broken | None:
     other = their_names[at] if at < len(theirs) else ""
 
     # a name on one side only
-    if own in missing and other in extra and own.lower() == other.lower():
+    if own in missing and other in extra and _alike(ours[at], theirs[at]):
         return Broken("name", own, other, alone=sum(missing.values()) == sum(extra.values()) == 1)
     if at < len(theirs) and other in extra:
         rule = "signature" if other == "Signature" else "extra"
@@ -296,6 +296,12 @@ def _in_items(ours: list[str], theirs: list[str]) -> Broken | None:
         return Broken("equals", alone=alone)
     rule = {"SignatureNonce": "nonce", "Timestamp": "timestamp", "AccessKeyId": "key"}.get(own, "value")
     return Broken(rule, own, alone=alone)
+
+
+def _alike(item: str, other: str) -> bool:
+    """Whether two ``name=value`` are the same one with its name spelled differently."""
+    (name, _, value), (other_name, _, other_value) = item.partition("="), other.partition("=")
+    return value == other_value or name.lower() == other_name.lower()
 
 
 def _without(items: list[str], at: int) -> list[str]:
