@@ -1,5 +1,5 @@
-"""Overview, cluster, backup and restore: pages of a real server, pressed as a person presses them; what a worker does
-is done by the catalog's own functions."""
+"""Overview, cluster and backup: pages of a real server, pressed as a person presses them; what a worker does is done by
+the catalog's own functions."""
 
 from __future__ import annotations
 
@@ -8,158 +8,29 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from visitor import Page, Visitor, visiting
+from room import GIB, HOSTILE, House, Room, enter, plain, reads, register, serving, signed_in
+from visitor import visiting
 
 from conftest import Desk
-from icecore import app as application
-from icecore import errors
-from icecore.api import contract
-from icecore.app import App
-from icecore.catalog import clusters, jobs, keys, tables
+from icecore.catalog import clusters, jobs, tables
 from icecore.console import overview
-from icecore.model import MANUAL_BACKUP_LIMIT, BackupFacts, BackupMode, Boundary, JobState, Phase
-
-GIB = 1 << 30
-PAGE_LIMIT_BYTES = 100 * 1024
-HOSTILE = """<script>alert(1)</script>'"&amp;{{ 7 * 7 }}"""
-
-
-@dataclass
-class Room:
-    """A cluster of its own in a home with a server before it, and two people: an admin and a reader."""
-
-    desk: Desk
-    name: str
-    admin: Visitor
-    reader: Visitor
-
-    @property
-    def here(self) -> str:
-        return f"/console/clusters/{self.desk.cluster_id}"
-
-    # what a worker does
-
-    def claim(self, job_id: str) -> jobs.Claim:
-        held = jobs.claim(self.desk.app.catalog, job_id, "test", lambda _: False)
-        assert held is not None
-        return held
-
-    def finish(self, job_id: str, *, at: int = 0, warnings: tuple[str, ...] = ()) -> str:
-        with self.desk.app.catalog.read() as tx:
-            row = tx.execute(sa.select(tables.backup).where(tables.backup.c.id == job_id)).one()
-        at = at or int(time.time())
-        boundary = Boundary("0/3000028", "0/3000100", 1, at, at, at)
-        facts = BackupFacts(
-            job_id,
-            row.cluster_id,
-            self.name,
-            row.job_uuid,
-            BackupMode(row.mode),
-            boundary,
-            "postgresql",
-            "15.18",
-            4 * GIB,
-            1200,
-            "0.1.0",
-            comment=row.comment,
-            client_token=row.client_token,
-            warnings=warnings,
-        )
-        jobs.finish_backup(self.desk.app.catalog, self.claim(job_id), facts, GIB)
-        return job_id
-
-    def backup(self, at: int = 0) -> str:
-        return self.finish(self.desk.create(), at=at)
-
-    def fail(self) -> str:
-        job_id = self.desk.create()
-        error = errors.StorageFull(doing="write", name="packs/3f.pack", reason="ENOSPC")
-        jobs.fail(self.desk.app.catalog, self.claim(job_id), error)
-        return job_id
-
-    def restored(self, cluster_id: str) -> None:
-        job = self.desk.call("DescribeJobs", DBClusterId=cluster_id)["items"]["job"][0]
-        jobs.finish_restore(
-            self.desk.app.catalog, self.claim(job["job_id"]), dsn="host=/x", host="127.0.0.1", port=5439
-        )
-
-    def removed(self) -> None:
-        for job in self.desk.call("DescribeJobs", DBClusterId=self.desk.cluster_id, JobState="queued")["items"]["job"]:
-            held = self.claim(job["job_id"])
-            if job["job_kind"] == "delete-backup":
-                jobs.finish_deletion(self.desk.app.catalog, held)
-            else:
-                jobs.finish_cluster_removal(self.desk.app.catalog, held)
-
-    def rename(self, name: str) -> None:
-        """To something that no call would take."""
-        with self.desk.app.catalog.write() as tx:
-            tx.execute(sa.update(tables.cluster).where(tables.cluster.c.id == self.desk.cluster_id).values(name=name))
-
-    # what a person does
-
-    def form(self, path: str, action: str) -> dict[str, str]:
-        """The fields of the form of this action on that page, as the page fills them in."""
-        page = self.admin.get(path)
-        assert page.status == 200, page.text
-        found = [form for form in page.forms() if form.get("Action") == action]
-        assert found, (path, action)
-        return {name: value for name, value in found[0].items() if not name.startswith(":")}
-
-    def press(self, path: str, action: str, **more: str) -> Page:
-        return self.admin.post("/console/act", self.form(path, action) | more)
-
-    def jobs(self, cluster_id: str = "") -> int:
-        found = self.desk.call("DescribeJobs", DBClusterId=cluster_id or self.desk.cluster_id)
-        return int(found["total_record_count"])
+from icecore.model import MANUAL_BACKUP_LIMIT, Phase
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, App, int]]:
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One home and server for all: a test has its own cluster and people in it."""
-    home = tmp_path_factory.mktemp("house") / "home"
-    application.initialise(home, repository=None, encrypted=True, passphrase=None, listen=None)
-    app = application.open_app(home)
-    with visiting(app) as port:
-        yield home, app, port
-    app.close()
+    with serving(tmp_path_factory.mktemp("house")) as house:
+        yield house
 
 
 @pytest.fixture
-def room(house: tuple[Path, App, int]) -> Room:
-    home, app, port = house
-    name = f"orders{uuid.uuid4().hex[:8]}"
-    desk = Desk(home, app, register(app, name))
-    desk.seen_running()
-    return Room(desk, name, signed_in(app, port, "admin"), signed_in(app, port, "reader"))
-
-
-def register(app: App, name: str) -> str:
-    pairs = [("DBClusterDescription", name), ("Engine", "postgresql"), ("ConnectionString", "host=/nowhere")]
-    return str(app.run(contract.bind("RegisterDBCluster", pairs))["db_cluster_id"])
-
-
-def signed_in(app: App, port: int, role: str) -> Visitor:
-    key, visitor = keys.create(app.catalog, role, f"the {role}"), Visitor(port)
-    assert visitor.sign_in(key.id, key.secret).status == 200
-    return visitor
-
-
-def plain(text: str) -> str:
-    """What a person reads: without marks, entities and line breaks."""
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
-
-
-def reads(page: Page, status: int = 200) -> str:
-    assert page.status == status, page.text
-    assert len(page.body) < PAGE_LIMIT_BYTES
-    return plain(page.text)
+def room(house: House) -> Room:
+    return enter(house)
 
 
 # ---------------------------------------------------------------- overview
@@ -454,132 +325,6 @@ def test_deleting_asks_first_and_says_what_cannot_be_restored_then(room: Room) -
     assert (done.status, done.location) == (303, room.here)
     assert room.admin.get(f"/console/backups/{newest}").status == 404
     assert "3 d" in reads(room.admin.get(room.here))
-
-
-# ---------------------------------------------------------------- restoring
-
-
-def test_a_restore_is_planned_on_one_page_and_done_once(room: Room) -> None:
-    older, newer = room.backup(at=int(time.time()) - 7200), room.backup(at=int(time.time()) - 600)
-    # every step is there from the beginning
-    page = room.admin.get("/console/restore")
-    assert [plain(found) for found in re.findall(r"<h2 .*?</h2>", page.text)] == [
-        "1 Which cluster",
-        "2 When",
-        "3 Where",
-        "4 Review",
-    ]
-    assert f'<option value="{room.desk.cluster_id}">' in page.text
-
-    # the newest moment unless another is chosen
-    path = f"/console/restore?cluster={room.desk.cluster_id}"
-    assert room.form(path, "CreateDBCluster")["p.clone_data_point"] == newer
-    page = room.admin.get(f"{path}&backup={older}")
-    shown = reads(page)
-    assert f"Left out: what was written to {room.name} in the 2 h since then" in shown
-    assert f"{room.name} itself is not touched" in shown
-    assert "about" not in shown.split("4 Review")[1].split("Show the call")[0]  # nothing has run long enough to tell
-    assert f"CloneDataPoint={older}" in shown  # the call that is shown is the one that is made
-    assert re.search(rf'aria-label="Backup {older}, [^"]*" aria-current="true"', page.text)
-    assert f'href="/console/restore?cluster={room.desk.cluster_id}&amp;backup={newer}#review"' in page.text
-
-    form = room.form(f"{path}&backup={older}", "CreateDBCluster")
-    name = f"copy-{HOSTILE}-{room.name}"
-    made = [room.admin.post("/console/act", form | {"p.db_cluster_description": name}) for _ in range(2)]
-    assert {answer.status for answer in made} == {303}
-    assert len({answer.location for answer in made}) == 1
-    new_id = made[0].location.rsplit("/", 1)[1]
-
-    # being made, then there
-    page = room.admin.get(made[0].location)
-    assert f"It is being restored from backup {older} of {room.name}" in reads(page)
-    assert "<script>alert" not in page.text
-    assert "Back up now" not in plain(page.text)
-    assert "data-live=" in page.text
-    room.restored(new_id)
-    page = room.admin.get(made[0].location)
-    assert "psql -h 127.0.0.1 -p 5439" in reads(page)
-    assert f"Made from backup {older} of {room.name}" in reads(page)
-    assert "never backed up" not in reads(page)
-
-
-def test_a_restore_that_failed_says_so_where_it_was_waited_for(room: Room) -> None:
-    backup_id = room.backup()
-    path = f"/console/restore?cluster={room.desk.cluster_id}"
-    made = room.press(path, "CreateDBCluster", **{"p.db_cluster_description": f"lost-{room.name}"}).location
-    job = room.desk.call("DescribeJobs", DBClusterId=made.rsplit("/", 1)[1])["items"]["job"][0]
-    error = errors.StorageFull(doing="write", name="data", reason="ENOSPC")
-    jobs.fail(room.desk.app.catalog, room.claim(job["job_id"]), error)
-    page = room.admin.get(made)
-    assert "The restore failed" in reads(page)
-    assert "ENOSPC" in reads(page)
-    assert '<a href="/errors/StorageFull">' in page.text
-    assert f'href="/console/tasks/{job["job_id"]}"' in page.text
-    again = re.search(r'href="(/console/restore[^"]+)">Try again', page.text)
-    assert again
-    form = room.form(html.unescape(again[1]), "CreateDBCluster")
-    assert form["p.clone_data_point"] == backup_id
-    page = room.admin.get(html.unescape(again[1]))
-    assert f'name="p.db_cluster_description" form="restore" value="lost-{room.name}"' in page.text
-    # its name is free again
-    answer = room.admin.post("/console/act", form | {"p.db_cluster_description": f"lost-{room.name}"})
-    assert answer.status == 303
-
-
-def test_an_estimate_tells_the_run_that_it_comes_from(room: Room) -> None:
-    backup_id = room.backup()
-    with room.desk.app.catalog.write() as tx:
-        # forty seconds for four GiB, the only run so far that is long enough
-        tx.execute(
-            sa.update(tables.job).where(tables.job.c.id == backup_id).values(started_at=tables.job.c.ended_at - 40)
-        )
-        tx.execute(
-            sa.delete(tables.job).where(tables.job.c.kind == "restore", tables.job.c.state == JobState.SUCCEEDED)
-        )
-    shown = reads(room.admin.get(f"/console/restore?cluster={room.desk.cluster_id}"))
-    assert f"It takes about 40 s, if it goes like backup task {backup_id}: 4.00 GiB in 40 s." in shown
-
-
-def test_only_a_restorable_backup_of_the_cluster_can_be_chosen(room: Room, house: tuple[Path, App, int]) -> None:
-    failed, good = room.fail(), room.backup()
-    other = Desk(room.desk.home, room.desk.app, register(room.desk.app, f"other{uuid.uuid4().hex[:8]}"))
-    other.seen_running()
-    path = f"/console/restore?cluster={room.desk.cluster_id}"
-    assert room.admin.get(f"{path}&backup={failed}").status == 400
-    assert room.admin.get(f"/console/restore?cluster={other.cluster_id}&backup={good}").status == 400
-    assert room.admin.get(f"{path}&backup={'9' * 20}").status == 400
-    assert room.admin.get(f"{path}&backup=%3Cb%3E").status == 400
-    assert "has no restorable moment" in reads(room.admin.get(f"/console/restore?cluster={other.cluster_id}"))
-
-
-def test_a_removed_cluster_can_be_restored_while_its_backups_are_kept(room: Room) -> None:
-    backup_id = room.backup()
-    page = room.admin.get(room.here)
-    chosen = next(form for form in page.forms() if form[":action"] == "/console/confirm")
-    assert chosen["p.db_cluster_id"] == room.desk.cluster_id
-    question = (
-        f"/console/confirm?Action=DeleteDBCluster&p.db_cluster_id={room.desk.cluster_id}"
-        "&p.backup_retention_policy_on_cluster_deletion=ALL"
-    )
-    assert "Its backups are kept (1) and can still be restored." in reads(room.admin.get(question))
-    assert room.press(question, "DeleteDBCluster", typed="another").status == 400
-    assert room.press(question, "DeleteDBCluster", typed=room.name).location == "/console"
-
-    # while it is removed, and after
-    assert "Deleting" in reads(room.admin.get(room.here))
-    room.removed()
-    page = room.admin.get(room.here)
-    shown = reads(page)
-    assert f"{room.name} – Removed" in shown
-    assert "not protected any more" in shown
-    assert f'href="/console/backups/{backup_id}"' in page.text
-    assert "Back up now" not in shown
-    assert room.admin.get(f"{room.here}?tab=health").status == 200
-    path = f"/console/restore?cluster={room.desk.cluster_id}"
-    assert "Left out" not in reads(room.admin.get(path))
-    made = room.press(path, "CreateDBCluster")
-    assert made.status == 303
-    assert reads(room.admin.get(made.location))
 
 
 # ---------------------------------------------------------------- all of them

@@ -130,6 +130,7 @@ def test_an_axis_says_hours_days_or_years() -> None:
         return words(checked(pictures.timeline(moments, NOW, "")))[1:]
 
     assert all(re.fullmatch(r"\d\d:\d\d", word) for word in axis(3 * 3600))
+    assert "Nov 18" in axis(20 * 3600)  # at midnight the day
     assert all(re.fullmatch(r"[A-Z][a-z][a-z] \d\d?", word) for word in axis(10 * 86_400))
     assert all(re.fullmatch(r"\d{4}", word) for word in axis(12 * 365 * 86_400))
     assert axis(3 * 3600) and axis(10 * 86_400) and axis(12 * 365 * 86_400)

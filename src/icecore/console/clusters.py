@@ -56,7 +56,7 @@ def page(visit: Visit) -> Response:
         backups=backups,
         largest=max((backup.get("backup_set_size") or 0 for backup in backups), default=0),
         meter=pictures.meter,
-        picture=moments_picture(backups, visit.now, newest=not after),
+        picture=moments_picture(backups, visit.now, newest=cluster is not None and not after),
         after=after,
         first=here if after else "",
         next=view.link(here, after=further) if further else "",

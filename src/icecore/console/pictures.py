@@ -206,7 +206,7 @@ def _words(at: int, step: int) -> str:
     moment = datetime.fromtimestamp(at, UTC)
     if step >= STEPS_S[-1]:
         return f"{moment:%Y}"
-    return f"{moment:%b} {moment.day}" if step >= DAY_S else f"{moment:%H:%M}"
+    return f"{moment:%b} {moment.day}" if step >= DAY_S or at % DAY_S == 0 else f"{moment:%H:%M}"
 
 
 def _scale(first: int, last: int, side: float = SIDE_PERCENT) -> Callable[[int], float]:

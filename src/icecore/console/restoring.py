@@ -77,12 +77,16 @@ def _page(
         cluster_id=cluster_id,
         source=source,
         source_name=_name(source, chosen, cluster_id),
-        clusters=_restorable(visit.doors, cluster_id),
+        clusters=_restorable(visit.doors, cluster_id, _name(source, chosen, cluster_id)),
         backups=backups,
         newest=newest,
         chosen=chosen,
         picture=clusters.moments_picture(
-            backups, visit.now, newest=not after, chosen=chosen["backup_id"] if chosen else "", path=path
+            backups,
+            visit.now,
+            newest=source is not None and not after,
+            chosen=chosen["backup_id"] if chosen else "",
+            path=path,
         ),
         name=name,
         sentences=review(chosen, source, visit.now, run, name) if chosen else [],
@@ -186,7 +190,7 @@ def _name(source: Found | None, chosen: Found | None, cluster_id: str) -> str:
     return str((chosen.get("db_cluster_name") if chosen else "") or cluster_id)
 
 
-def _restorable(doors: Doors, chosen_id: str) -> list[tuple[str, str]]:
+def _restorable(doors: Doors, chosen_id: str, chosen_name: str) -> list[tuple[str, str]]:
     """Id and name of clusters with something to restore: the live ones, then those whose backups alone are left."""
     found: dict[str, str] = {}
     marker = None
@@ -200,7 +204,7 @@ def _restorable(doors: Doors, chosen_id: str) -> list[tuple[str, str]]:
         if each["backup_count"] and not marker:
             found.setdefault(each["db_cluster_id"], f"{each['db_cluster_name']} (removed)")
     if chosen_id:
-        found.setdefault(chosen_id, chosen_id)
+        found.setdefault(chosen_id, chosen_name)
     return list(found.items())
 
 
