@@ -72,7 +72,7 @@ def _cluster(number: int, region_id: str, now: int) -> dict[str, Any]:
         "major": "15",
         "version": "15.18",
         "region_id": region_id,
-        "size_bytes": number * 7 * GIB,
+        "size_bytes": (number + 1) * 7 * GIB,
         "host": f"10.0.0.{number}",
         "port": 5432,
         "created_at": now - 900 * DAY_S + number,
@@ -98,7 +98,7 @@ def _backup(number: int, now: int) -> dict[str, Any]:
         boundary=Boundary("5A/3000028", "5A/3F00128", 1, at + 1, at + 240, at + 239),
         engine="postgresql",
         engine_version="15.18",
-        size_bytes=of_cluster * 7 * GIB + number,
+        size_bytes=(of_cluster + 1) * 7 * GIB + number,
         file_count=12_345,
         tool_version="0.1.0",
     )
@@ -133,7 +133,7 @@ def _job(number: int, now: int) -> dict[str, Any]:
     failed = turn == 5
     at = now - (BACKUPS - backup) * HOUR_S + (0 if is_backup else 1800)
     state = "running" if running else "queued" if queued else "failed" if failed else "succeeded"
-    size = (number % CLUSTERS) * 7 * GIB
+    size = (number % CLUSTERS + 1) * 7 * GIB
     no_failure = {"error_code": "", "error_message": "", "error_hint": ""}
     return {
         "id": backup_id(backup) if is_backup else str(1_500_000_100_000 + number),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from playwright.sync_api import expect
 from window import Opening
@@ -21,30 +19,28 @@ def refused(serving: Station) -> str:
     return str(call["call_request_id"])
 
 
-def test_a_code_is_found_by_a_word_of_its_message(opening: Opening, serving: Station, tmp_path: Path) -> None:
+def test_a_code_is_found_by_a_word_of_its_message(opening: Opening, serving: Station) -> None:
     window = opening(serving.endpoint)
     page = window.page
     page.goto("/errors")
-    window.look("errors", tmp_path)
+    window.look("errors")
     page.get_by_role("searchbox").fill("exceeding the daily backup times")
     page.get_by_role("button", name="Search").click()
     page.get_by_role("link", name="BackupTimesExceeded").click()
     page.wait_for_url("**/errors/BackupTimesExceeded")
-    window.look("error", tmp_path)
+    window.look("error")
 
 
-def test_a_mistyped_code_leads_to_those_alike(opening: Opening, serving: Station, tmp_path: Path) -> None:
+def test_a_mistyped_code_leads_to_those_alike(opening: Opening, serving: Station) -> None:
     window = opening(serving.endpoint)
     window.announced.append(404)
     window.page.goto("/errors/BackupTimesExeeded")
-    window.look("error-mistyped", tmp_path)
+    window.look("error-mistyped")
     window.page.get_by_role("link", name="BackupTimesExceeded").click()
     expect(window.page.get_by_role("heading", name="BackupTimesExceeded")).to_be_visible()
 
 
-def test_a_request_id_is_looked_up_after_signing_in(
-    opening: Opening, serving: Station, refused: str, tmp_path: Path
-) -> None:
+def test_a_request_id_is_looked_up_after_signing_in(opening: Opening, serving: Station, refused: str) -> None:
     window = opening(serving.endpoint)
     page = window.page
     page.goto("/errors")
@@ -63,7 +59,7 @@ def test_a_request_id_is_looked_up_after_signing_in(
     expect(page.get_by_role("heading", name=f"The call {refused}")).to_be_visible()
     expect(page.get_by_text("pc-nowhere")).to_be_visible()
     expect(page.get_by_role("heading", name="What to do")).to_be_visible()
-    window.look("error-request", tmp_path)
+    window.look("error-request")
 
     # What nobody called
     page.get_by_role("searchbox").fill(refused.translate(str.maketrans("0123456789ABCDEF", "123456789ABCDEF0")))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from playwright.sync_api import expect
 from window import Opening
 
 from station import Station
 
 
-def test_by_access_key_to_the_page_that_was_wanted_and_out_again(
-    opening: Opening, serving: Station, tmp_path: Path
-) -> None:
+def test_by_access_key_to_the_page_that_was_wanted_and_out_again(opening: Opening, serving: Station) -> None:
     window = opening(serving.endpoint)
     page = window.page
 
@@ -20,7 +16,7 @@ def test_by_access_key_to_the_page_that_was_wanted_and_out_again(
     page.goto("/console?unknown=1")
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     expect(page.get_by_label("AccessKeyId")).to_be_focused()
-    window.look("sign-in", tmp_path)
+    window.look("sign-in")
     page.get_by_label("AccessKeyId").fill(serving.access_key_id)
     page.get_by_label("AccessKeySecret").fill(serving.access_key_secret)
     page.keyboard.press("Enter")
@@ -44,7 +40,7 @@ def test_by_access_key_to_the_page_that_was_wanted_and_out_again(
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
-def test_a_wrong_secret_is_refused_and_says_what_to_do(opening: Opening, serving: Station, tmp_path: Path) -> None:
+def test_a_wrong_secret_is_refused_and_says_what_to_do(opening: Opening, serving: Station) -> None:
     window = opening(serving.endpoint)
     window.announced.append(404)
     window.page.goto("/console/sign-in")
@@ -55,13 +51,14 @@ def test_a_wrong_secret_is_refused_and_says_what_to_do(opening: Opening, serving
     expect(refusal).to_contain_text("do not belong together")
     expect(refusal.get_by_role("link")).to_have_attribute("href", "/errors/InvalidAccessKeyId.NotFound")
     assert window.context.cookies() == []
-    window.look("sign-in-refused", tmp_path)
+    window.look("sign-in-refused")
 
 
 def test_by_keyboard_alone(opening: Opening, serving: Station) -> None:
     window = opening(serving.endpoint)
     page = window.page
     page.goto("/console/sign-in")
+    expect(page.get_by_label("AccessKeyId")).to_be_focused()
     page.keyboard.type(serving.access_key_id)
     page.keyboard.press("Tab")
     page.keyboard.type(serving.access_key_secret)
@@ -89,12 +86,12 @@ def test_the_sign_in_page_is_light_and_soon_there(opening: Opening, serving: Sta
     assert window.first_paint_s() < 1
 
 
-def test_a_link_from_the_command_line_works_once(opening: Opening, serving: Station, tmp_path: Path) -> None:
+def test_a_link_from_the_command_line_works_once(opening: Opening, serving: Station) -> None:
     link = serving.icecore("console").strip().splitlines()[0]
     assert link.startswith(serving.endpoint + "/console/sign-in?link=")
     window = opening(serving.endpoint)
     window.page.goto(link)
-    window.look("sign-in-by-link", tmp_path)
+    window.look("sign-in-by-link")
     window.page.get_by_role("button", name="Sign in by this link").click()
     expect(window.page.get_by_role("heading", name="Overview")).to_be_visible()
     assert "link=" not in window.page.url

@@ -83,7 +83,7 @@ def test_a_list_is_walked_page_by_page(visitor: Window) -> None:
     assert len(seen) == len(set(seen)) == crowded.FAILED_JOBS
 
 
-def test_crowded_pages_are_looked_at(visitor: Window, tmp_path: Path) -> None:
+def test_crowded_pages_are_looked_at(visitor: Window) -> None:
     for name in ("overview", "cluster", "health", "tasks-failed", "task", "repository"):
         visitor.page.goto(PAGES[name])
-        visitor.look(f"crowded-{name}", tmp_path)
+        visitor.look(f"crowded-{name}")

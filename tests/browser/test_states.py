@@ -22,7 +22,7 @@ def slow(ground: Path, source: PostgresWorld) -> Iterator[tuple[Station, str]]:
     station.kill()
 
 
-def test_running_tasks_are_watched_and_cancelled(opening: Opening, slow: tuple[Station, str], tmp_path: Path) -> None:
+def test_running_tasks_are_watched_and_cancelled(opening: Opening, slow: tuple[Station, str]) -> None:
     station, cluster_id = slow
     window = opening(station.endpoint)
     page = window.page
@@ -33,13 +33,13 @@ def test_running_tasks_are_watched_and_cancelled(opening: Opening, slow: tuple[S
     expect(step).to_contain_text("Uploading", timeout=30_000)
     task = page.url
     job_id = task.rsplit("/", 1)[1]
-    window.look("task-busy", tmp_path)
+    window.look("task-busy")
 
     # A second one waits for it, and says so
     waiting = station.create(cluster_id)
     page.goto(f"/console/tasks/{waiting}")
     expect(page.get_by_role("main")).to_contain_text("a cluster has one task at a time")
-    window.look("task-waiting", tmp_path)
+    window.look("task-waiting")
 
     # Both are on every page that speaks of the cluster
     for name, path in {
@@ -50,7 +50,7 @@ def test_running_tasks_are_watched_and_cancelled(opening: Opening, slow: tuple[S
     }.items():
         page.goto(path)
         expect(page.get_by_role("main").get_by_text("Uploading").first).to_be_visible()
-        window.look(name, tmp_path)
+        window.look(name)
 
     # Somebody else watches while it is cancelled: the page of the task turns by itself
     other = opening(station.endpoint)
@@ -63,21 +63,19 @@ def test_running_tasks_are_watched_and_cancelled(opening: Opening, slow: tuple[S
     for each in (page, other.page):
         expect(each.get_by_role("heading", name="Cancelled")).to_be_visible(timeout=15_000)
     expect(other.page.get_by_role("button", name="Try again")).to_be_visible()
-    window.look("task-cancelled", tmp_path)
+    window.look("task-cancelled")
     station.call("CancelJob", job_id=waiting)
     station.wait(waiting, state="cancelled")
 
 
-def test_who_may_only_look_gets_no_buttons_and_no_effect(
-    opening: Opening, slow: tuple[Station, str], tmp_path: Path
-) -> None:
+def test_who_may_only_look_gets_no_buttons_and_no_effect(opening: Opening, slow: tuple[Station, str]) -> None:
     station, cluster_id = slow
     key = station.call("CreateAccessKey", role="reader", description="dashboard")
     job_id = station.create(cluster_id)
     window = opening(station.endpoint)
     page = window.page
     window.sign_in(key["key_id"], key["key_secret"], f"/console/clusters/{cluster_id}")
-    window.look("cluster-reader", tmp_path)
+    window.look("cluster-reader")
 
     # Nothing on any page posts, but signing out
     for path in (
@@ -117,7 +115,7 @@ def test_who_may_only_look_gets_no_buttons_and_no_effect(
     station.wait(job_id, state="cancelled")
 
 
-def test_what_is_broken_is_said_with_what_mends_it(opening: Opening, ground: Path, tmp_path: Path) -> None:
+def test_what_is_broken_is_said_with_what_mends_it(opening: Opening, ground: Path) -> None:
     server = PostgresWorld("15", ground / "doomed").create().start()
     with Station(ground, "broken") as station:
         cluster_id = station.add(server)
@@ -136,17 +134,17 @@ def test_what_is_broken_is_said_with_what_mends_it(opening: Opening, ground: Pat
         page = window.page
         window.sign_in(station.access_key_id, station.access_key_secret)
         expect(page.get_by_role("main")).to_contain_text("Stopped")
-        window.look("overview-broken", tmp_path)
+        window.look("overview-broken")
         page.goto(f"/console/clusters/{cluster_id}?tab=health")
         expect(page.get_by_role("main")).to_contain_text("cannot be reached")
-        window.look("cluster-broken", tmp_path)
+        window.look("cluster-broken")
         page.goto("/console/repository")
         expect(page.get_by_role("main")).to_contain_text("1 backup cannot be read.")
-        window.look("repository-broken", tmp_path)
+        window.look("repository-broken")
 
         # A backup is refused, and says why
         page.goto(f"/console/clusters/{cluster_id}")
         window.announced.append(403)
         page.get_by_role("button", name="Back up now").click()
         expect(page.get_by_role("heading", name="OperationDenied.DBClusterStatus")).to_be_visible()
-        window.look("refused-broken", tmp_path)
+        window.look("refused-broken")

@@ -45,7 +45,7 @@ def restore(page: Page, name: str) -> str:
 
 
 def test_from_the_first_sign_in_to_the_restored_cluster(
-    opening: Opening, walking: Station, source: PostgresWorld, tmp_path: Path
+    opening: Opening, walking: Station, source: PostgresWorld
 ) -> None:
     window = opening(walking.endpoint)
     page = window.page
@@ -53,29 +53,30 @@ def test_from_the_first_sign_in_to_the_restored_cluster(
     # An empty home says what to do first
     window.sign_in(walking.access_key_id, walking.access_key_secret)
     expect(page.get_by_text("No cluster is protected yet.")).to_be_visible()
-    window.look("overview-empty", tmp_path)
+    window.look("overview-empty")
     for path in ("tasks", "restore", "repository"):
         page.goto(f"/console/{path}")
-        window.look(f"{path}-empty", tmp_path)
+        window.look(f"{path}-empty")
 
     # Done as it says; the cluster is there, unprotected, and leads on
     cluster_id = walking.add(source)
     page.goto("/console")
     expect(page.get_by_role("rowheader", name="orders", exact=True)).to_be_visible()
-    window.look("overview-unprotected", tmp_path)
+    window.look("overview-unprotected")
     page.get_by_role("link", name="orders", exact=True).first.click()
     page.wait_for_url(f"**/console/clusters/{cluster_id}")
-    window.look("cluster-empty", tmp_path)
+    window.look("cluster-empty")
 
     # Back up now, and watch it finish
     back_up(page, "the first")
     page.wait_for_url("**/console/tasks/*")
     expect(page.locator("[aria-current=step]")).to_contain_text("Uploading", timeout=DONE_MS)
+    assert "queued" not in page.get_by_role("main").inner_text()
     watch_to_the_end(page)
-    window.look("task-done", tmp_path)
+    window.look("task-done")
     page.get_by_role("link", name="See the backup").click()
     first = page.url
-    window.look("backup", tmp_path)
+    window.look("backup")
 
     # Two more: that is the limit, and the page says so before the refusal does
     for comment in ("the second", "the third"):
@@ -84,25 +85,25 @@ def test_from_the_first_sign_in_to_the_restored_cluster(
         watch_to_the_end(page)
     page.goto(f"/console/clusters/{cluster_id}")
     expect(page.get_by_text("3 of 3 manual backups exist.")).to_be_visible()
-    window.look("cluster", tmp_path)
+    window.look("cluster")
     window.announced.append(403)
     back_up(page, "one too many")
     expect(page.get_by_role("heading", name="BackupTimesExceeded")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_text("Exceeding the daily backup times of this DB cluster.")
     request_id = page.locator("dd code").inner_text()
-    window.look("refused", tmp_path)
+    window.look("refused")
 
     # Its way into the error center shows the very call, and what to do
     page.get_by_role("link", name="Look it up in the error center").click()
     expect(page.get_by_role("heading", name=f"The call {request_id}")).to_be_visible()
     expect(page.get_by_role("main")).to_contain_text(cluster_id)
-    window.look("refused-looked-up", tmp_path)
+    window.look("refused-looked-up")
 
     # So one goes: asked first, in sentences
     page.goto(first)
     page.get_by_role("link", name="Delete…").click()
     expect(page.get_by_role("main")).to_contain_text("It cannot be brought back.")
-    window.look("confirm-delete", tmp_path)
+    window.look("confirm-delete")
     page.get_by_role("button", name="Delete this backup").click()
     page.wait_for_url(f"**/console/clusters/{cluster_id}")
     expect(page.get_by_text("2 of 3 manual backups exist.")).to_be_visible()
@@ -115,12 +116,12 @@ def test_from_the_first_sign_in_to_the_restored_cluster(
     # Restore it into a new cluster
     before = fingerprint(source.dsn())
     page.get_by_role("link", name="Restore it").click()
-    window.look("restore", tmp_path)
+    window.look("restore")
     restored_id = restore(page, "orders-restored")
     assert restored_id != cluster_id
     page.get_by_role("link", name="Its task").click()
     watch_to_the_end(page)
-    window.look("task-restored", tmp_path)
+    window.look("task-restored")
     page.get_by_role("link", name="See the cluster").click()
 
     # It runs, says how to connect, and holds what its source held
@@ -128,13 +129,13 @@ def test_from_the_first_sign_in_to_the_restored_cluster(
     page.reload()
     expect(page.get_by_role("heading", name="orders-restored")).to_be_visible()
     expect(page.get_by_role("heading", name="A restored cluster")).to_be_visible()
-    window.look("cluster-restored", tmp_path)
+    window.look("cluster-restored")
     assert fingerprint(dsn) == before
 
     # Everything is to be seen on the other pages; then out
     for path in ("overview", "tasks", "repository", "access"):
         page.goto("/console" if path == "overview" else f"/console/{path}")
-        window.look(path, tmp_path)
+        window.look(path)
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
@@ -191,6 +192,7 @@ def test_by_keyboard_alone(opening: Opening, walking: Station, source: PostgresW
         raise AssertionError(f"{target} cannot be reached by Tab")
 
     page.goto("/console/sign-in")
+    expect(page.get_by_label("AccessKeyId")).to_be_focused()
     page.keyboard.type(walking.access_key_id)
     page.keyboard.press("Tab")
     page.keyboard.type(walking.access_key_secret)
