@@ -70,6 +70,19 @@ def test_call_right_after_typing_sends_what_was_typed(visitor: Window) -> None:
     expect(page.get_by_role("heading", name="Your last call of it")).to_be_visible()
 
 
+def test_a_format_chosen_beside_the_answer_is_that_of_the_form(visitor: Window) -> None:
+    page = visitor.page
+    page.goto("/console/explorer/DescribeRegions?tab=response")
+    page.get_by_label("Format of the answer").get_by_role("link", name="XML").click()
+    expect(page.get_by_label("Answer", exact=True)).to_have_value("XML")
+    page.get_by_role("button", name="Call", exact=True).click()
+    expect(page.get_by_role("region", name="Body of the answer")).to_contain_text("<DescribeRegionsResponse>")
+    page.get_by_label("Signature", exact=True).select_option("V1")
+    page.wait_for_url("**version=V1&format=XML**")
+    page.get_by_label("Tabs").get_by_role("link", name="Signature").click()
+    expect(page.get_by_role("region", name="String to sign")).to_contain_text("Format%3DXML")
+
+
 def test_what_may_be_secret_never_reaches_the_address(visitor: Window) -> None:
     page = visitor.page
     page.goto("/console/explorer/RegisterDBCluster")

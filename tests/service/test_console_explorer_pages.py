@@ -316,6 +316,18 @@ def test_history_is_ones_own_and_fills_the_form_again(place: Place):
     assert compared.status == 200 and "only mine" not in compared.text and "Two calls compared" not in compared.text
 
 
+def test_the_last_answer_is_shown_in_either_format(place: Place):
+    visitor = place.signed_in()
+    for form in ("JSON", "XML"):
+        assert "Not called yet" in visitor.get(address_of("DescribeRegions", tab="response", format=form)).text
+        visitor.call(visitor.get(address_of("DescribeRegions", format=form)))
+    for form, start in (("JSON", "{"), ("XML", "<?xml")):
+        page = visitor.get(address_of("DescribeRegions", tab="response", format=form))
+        assert blocks(page)[-1].startswith(start)
+        other = address_of("DescribeRegions", tab="response") if form == "XML" else "format=XML&amp;tab=response"
+        assert other in page.text
+
+
 def test_two_calls_are_compared_line_by_line(place: Place):
     visitor = place.signed_in()
     for name in ("orders", "other"):

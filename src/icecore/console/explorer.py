@@ -273,8 +273,9 @@ def _signature(visit: Visit, chosen: Chosen, filled: Filled) -> dict[str, Any]:
 
 
 def _response(visit: Visit, chosen: Chosen, filled: Filled) -> dict[str, Any]:
-    """The last call of this operation, until there is a new one."""
-    return {"last": next((call for call in _past(visit) if call.action == chosen.operation.name), None)}
+    """The last call of this operation in the chosen format, until there is a new one."""
+    same = (call for call in _past(visit) if (call.action, call.format) == (chosen.operation.name, chosen.format))
+    return {"last": next(same, None)}
 
 
 def _history(visit: Visit, chosen: Chosen, filled: Filled) -> dict[str, Any]:

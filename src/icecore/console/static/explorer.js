@@ -24,7 +24,7 @@ async function show(address, body) {
   const next = page.getElementById("shown");
   if (answer.redirected) return location.assign(answer.url);
   if (!next) return document.getElementById("main").replaceChildren(...page.getElementById("main").childNodes);
-  const focused = document.activeElement && document.activeElement.id;
+  const focused = document.activeElement?.id;
   document.getElementById("shown").replaceWith(next);
   renew(page.getElementById("fields"));
   // after a call the address is that of its answer
@@ -45,16 +45,14 @@ function renew(fields) {
   const twin = (box, form) => form.querySelector(`[id="${box.id}"]`);
   if (shape(old) !== shape(fields)) {
     for (const box of boxes(fields)) if (twin(box, old)) box.value = twin(box, old).value;
-    old.replaceWith(fields);
-    return;
+    return old.replaceWith(fields);
   }
   old.elements.tab.value = fields.elements.tab.value;
   for (const said of old.querySelectorAll(".wrong")) said.remove();
   for (const box of boxes(old)) {
-    const fresh = twin(box, fields);
-    const said = fresh.nextElementSibling;
-    if (said && said.classList.contains("wrong")) box.after(said);
-    box.toggleAttribute("aria-invalid", fresh.hasAttribute("aria-invalid"));
+    const said = twin(box, fields).nextElementSibling;
+    if (said?.classList.contains("wrong")) box.after(said);
+    box.toggleAttribute("aria-invalid", twin(box, fields).hasAttribute("aria-invalid"));
   }
 }
 
@@ -64,11 +62,10 @@ document.addEventListener("change", (event) => {
 });
 
 document.addEventListener("submit", (event) => {
-  const form = event.target;
+  const { target: form, submitter } = event;
   if (!form.closest(".explorer") || form.getAttribute("role") === "search") return;
   event.preventDefault();
-  const button = event.submitter;
-  then(() => submit(form.isConnected ? form : document.getElementById(form.id), button));
+  then(() => submit(form.isConnected ? form : document.getElementById(form.id), submitter));
 });
 
 document.addEventListener("click", (event) => {
@@ -77,22 +74,24 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   // a change just before renews the links: the one of the same name knows of it
   const same = (each) => each.textContent === link.textContent;
-  const now = () => (link.isConnected ? link : [...document.querySelectorAll(LINKS)].find(same) || link);
-  then(() => show(now().getAttribute("href")));
+  then(() => {
+    const now = (link.isConnected ? link : [...document.querySelectorAll(LINKS)].find(same) || link).getAttribute("href");
+    document.getElementById("fields").elements.format.value = new URLSearchParams(now.split("?")[1]).get("format") || "JSON";
+    return show(now);
+  });
 });
 
 function copyButtons() {
   for (const block of document.querySelectorAll("pre[data-copy]")) {
     if (!navigator.clipboard || block.parentElement.classList.contains("copyable")) continue;
-    const button = document.createElement("button");
-    Object.assign(button, { type: "button", className: "copy", textContent: "Copy" });
+    const text = { type: "button", className: "copy", textContent: "Copy" };
+    const button = Object.assign(document.createElement("button"), text);
     button.setAttribute("aria-label", `Copy: ${block.getAttribute("aria-label")}`);
     button.addEventListener("click", async () => {
       await navigator.clipboard.writeText(block.textContent);
       button.textContent = "Copied";
     });
-    const around = document.createElement("div");
-    around.className = "copyable";
+    const around = Object.assign(document.createElement("div"), { className: "copyable" });
     block.replaceWith(around);
     around.append(block, button);
   }
