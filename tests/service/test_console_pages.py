@@ -50,10 +50,10 @@ def test_an_empty_home_says_what_to_do_next(desk: Desk) -> None:
 
 def test_overview_names_at_most_three_concerns_and_leads_to_their_mending(desk: Desk) -> None:
     app = desk.app
-    ill = {name: register(app, name) for name in ("down", "failing", "new", "newer")}
+    ill = {name: register(app, name) for name in ("unreachable", "failing", "new", "newer")}
     for name in ("failing", "new", "newer"):
         clusters.observed(app.catalog, ill[name], running=True, facts={"size_bytes": GIB})
-    clusters.observed(app.catalog, ill["down"], running=False, reason="connection refused", hint="Start it.")
+    clusters.observed(app.catalog, ill["unreachable"], running=False, reason="connection refused", hint="Start it.")
     with visiting(app) as port:
         visitor = signed_in(app, port, "admin")
         room = Room(Desk(desk.home, app, ill["failing"]), "failing", visitor, visitor)
@@ -63,10 +63,15 @@ def test_overview_names_at_most_three_concerns_and_leads_to_their_mending(desk: 
         shown = reads(page)
         notice = re.search(r'<div class="notice warn">.*?</div>', page.text, re.DOTALL)
         assert notice and len(re.findall("<p><strong>", notice[0])) == overview.CONCERNS_AT_MOST
-        assert "down : not reachable: connection refused. See what was found" in plain(notice[0])
-        assert f'href="/console/clusters/{ill["down"]}?tab=health"' in notice[0]
+        assert "unreachable : not reachable: connection refused. See what was found" in plain(notice[0])
+        assert f'href="/console/clusters/{ill["unreachable"]}?tab=health"' in notice[0]
         assert "failing : the newest backup failed with StorageFull" in plain(notice[0])
         assert f'href="/console/tasks/{failed}"' in notice[0]
+        # the worst first, not the first by name
+        assert [plain(each) for each in re.findall(r"<p><strong>(.*?)</strong>", notice[0])][:2] == [
+            "unreachable",
+            "failing",
+        ]
         assert "And 1 more cluster on this page." in plain(notice[0])
         # the healthy one: what it would lose, and its moments
         row = re.search(
@@ -284,6 +289,7 @@ def test_a_backup_that_a_rebuilt_catalog_found_claims_no_cost(room: Room) -> Non
         tx.execute(sa.update(tables.backup).where(tables.backup.c.id == backup_id).values(new_bytes=0))
     page = room.admin.get(f"/console/backups/{backup_id}")
     assert "what it cost when it was made is not known here" in reads(page)
+    assert "New: in no earlier backup" not in reads(page)
     assert "/console/tasks/" not in page.text
     assert "0 bytes" not in reads(room.admin.get(room.here))
 
