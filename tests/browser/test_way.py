@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
-from window import Opening
+from window import ALL_VIEWS, Opening
 
 from station import Station
 from world import PostgresWorld, fingerprint
@@ -76,7 +76,7 @@ def test_from_the_first_sign_in_to_the_restored_cluster(
     window.look("task-done")
     page.get_by_role("link", name="See the backup").click()
     first = page.url
-    window.look("backup")
+    window.look("backup", ALL_VIEWS)
 
     # Two more: that is the limit, and the page says so before the refusal does
     for comment in ("the second", "the third"):
@@ -85,7 +85,7 @@ def test_from_the_first_sign_in_to_the_restored_cluster(
         watch_to_the_end(page)
     page.goto(f"/console/clusters/{cluster_id}")
     expect(page.get_by_text("3 of 3 manual backups exist.")).to_be_visible()
-    window.look("cluster")
+    window.look("cluster", ALL_VIEWS)
     window.announced.append(403)
     back_up(page, "one too many")
     expect(page.get_by_role("heading", name="BackupTimesExceeded")).to_be_visible()
@@ -116,7 +116,7 @@ def test_from_the_first_sign_in_to_the_restored_cluster(
     # Restore it into a new cluster
     before = fingerprint(source.dsn())
     page.get_by_role("link", name="Restore it").click()
-    window.look("restore")
+    window.look("restore", ALL_VIEWS)
     restored_id = restore(page, "orders-restored")
     assert restored_id != cluster_id
     page.get_by_role("link", name="Its task").click()
@@ -135,7 +135,7 @@ def test_from_the_first_sign_in_to_the_restored_cluster(
     # Everything is to be seen on the other pages; then out
     for path in ("overview", "tasks", "repository", "access"):
         page.goto("/console" if path == "overview" else f"/console/{path}")
-        window.look(path)
+        window.look(path, ALL_VIEWS)
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 

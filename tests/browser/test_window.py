@@ -76,7 +76,7 @@ def pages() -> Iterator[str]:
 def seen(browser: Browser, pages: str, path: str) -> list[str]:
     window = Window.open(browser, pages)
     window.page.goto(path)
-    window.look("seen")
+    window.look("seen", keep=())
     return window.close()
 
 
