@@ -62,7 +62,7 @@ def test_an_operation_is_found_filled_signed_and_called_in_both_ways(
     page.keyboard.press("Enter")
     page.get_by_role("main").get_by_role("link", name="CreateBackup", exact=True).click()
     expect(page.get_by_role("heading", name="CreateBackup")).to_be_visible()
-    visitor.look("explorer-document")
+    visitor.look("explorer-document", phone_from="#shown")
 
     # Fill, and go on at once: the page follows, and its address can be sent to a colleague
     page.get_by_label("DBClusterId").fill(cluster_id)
@@ -74,20 +74,20 @@ def test_an_operation_is_found_filled_signed_and_called_in_both_ways(
     page.get_by_label("Languages").get_by_role("link", name=re.compile("^Python")).first.click()
     expect(page.get_by_role("region", name=re.compile("^Sample in Python"))).to_contain_text(cluster_id)
     assert station.access_key_secret not in page.content()
-    visitor.look("explorer-sample")
+    visitor.look("explorer-sample", phone_from="#shown")
 
     # The signature of today's kind, step by step, and the call
     tab(page, "Signature")
     steps = page.get_by_role("main").get_by_role("listitem")
     expect(steps.filter(has_text="x-acs-action:CreateBackup").first).to_be_visible()
     expect(steps.filter(has_text="ACS3-HMAC-SHA256").first).to_be_visible()
-    visitor.look("explorer-signature", ALL_VIEWS)
+    visitor.look("explorer-signature", ALL_VIEWS, phone_from="#shown")
     page.get_by_role("button", name="Call…").click()
-    visitor.look("explorer-ask")
+    visitor.look("explorer-ask", phone_from="#shown")
     page.get_by_role("link", name="Leave it").click()
     first = call(page)
     assert re.search(r'"BackupJobId": "\d+"', first)
-    visitor.look("explorer-response")
+    visitor.look("explorer-response", phone_from="#shown")
 
     # The same intent in the older kind, answered as XML: one backup
     page.get_by_label("Signature", exact=True).select_option("V1")
@@ -106,7 +106,7 @@ def test_an_operation_is_found_filled_signed_and_called_in_both_ways(
     page.get_by_role("button", name="Compare the two").click()
     expect(page.get_by_role("heading", name="Two calls compared")).to_be_visible()
     expect(block(page, "Lines of both calls")).to_contain_text("RequestId")
-    visitor.look("explorer-history")
+    visitor.look("explorer-history", phone_from="#shown")
     page.goto("/console/explorer/CreateBackup?tab=history")
     page.get_by_role("rowheader").get_by_role("link", name="CreateBackup").first.click()
     expect(page.get_by_label("DBClusterId")).to_have_value(cluster_id)
@@ -147,7 +147,7 @@ def test_a_wrong_string_to_sign_is_pinpointed(
     expect(marks).to_have_count(2)
     expect(page.locator("#compared strong")).to_contain_text(rule)
     if script:
-        window.look(f"explorer-wrong-{version.lower()}", keep=TWO_VIEWS if version == "V1" else ())
+        window.look(f"explorer-wrong-{version.lower()}", TWO_VIEWS if version == "V1" else (), phone_from="#shown")
 
     # The right one is found right
     page.get_by_label("Your string to sign, or canonical request").fill(ours)

@@ -35,7 +35,7 @@ def test_by_access_key_to_the_page_that_was_wanted_and_out_again(opening: Openin
     page.wait_for_url("**/console/sign-in")
     page.go_back()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
-    window.context.add_cookies([cookie])
+    window.context.add_cookies([{"name": cookie["name"], "value": cookie["value"], "url": serving.endpoint}])
     page.goto("/console")
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 

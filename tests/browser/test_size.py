@@ -58,9 +58,9 @@ def visitor(opening: Opening, years: Station) -> Window:
 
 
 def test_every_page_is_light_and_soon_there(visitor: Window) -> None:
-    measured, complaints = [], []
+    measured, complaints = list[str](), list[str]()
     for name, path in PAGES.items():
-        weights, paints = [], []
+        weights, paints = list[int](), list[float]()
         while not paints or (len(paints) < TRIES and min(paints) > SOON_S):
             weights.append(visitor.weigh(path))
             paints.append(visitor.first_paint_s())

@@ -67,6 +67,8 @@ _FAINT_IN_PICTURES = """() => {
     }).filter(([, ratio]) => ratio < 4.5)
         .map(([e, ratio]) => `faint in a picture: ${e.textContent} ${ratio.toFixed(2)}`);
 }"""
+_OPEN_DRAWERS = "document.querySelectorAll('details:not([open])').forEach(e => { e.open = e.wasShut = true; })"
+_CLOSE_DRAWERS = "document.querySelectorAll('details').forEach(e => { if (e.wasShut) e.open = e.wasShut = false; })"
 # Elements that stick out of the window, the outermost first; those inside a box that scrolls by itself are its content
 _STICK_OUT = """() => {
     const wide = document.documentElement.clientWidth;
@@ -194,9 +196,9 @@ class Window:
             self.page.evaluate(AXE.read_text() + "; 0")
         return list(self.page.evaluate(_RUN_AXE, [RULES, list(rules)]))
 
-    def look(self, name: str, keep: Sequence[str] = TWO_VIEWS) -> None:
-        """Judge the page, wide and on a phone, light and dark; with ``ICECORE_UPDATE=1`` ``keep`` pictures of it.
-        Leaves the window wide and light."""
+    def look(self, name: str, keep: Sequence[str] = TWO_VIEWS, *, phone_from: str = "body") -> None:
+        """Judge the page, wide and on a phone, light and dark, with every drawer open; with ``ICECORE_UPDATE=1``
+        ``keep`` pictures of it as it is, a phone's from that element on. Leaves the window wide and light."""
         self.page.evaluate("scrollTo(0, 0)")
         for shape, size in (("wide", WIDE), ("phone", PHONE)):
             self.page.set_viewport_size(size)
@@ -204,22 +206,28 @@ class Window:
                 self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
                 found = []
                 if scheme == "light":
+                    self.page.evaluate(_OPEN_DRAWERS)
                     found = self.axe() + self.page.evaluate(_STICK_OUT)
+                    self.page.evaluate(_CLOSE_DRAWERS)
                 elif shape == "wide":  # colours are all that a scheme changes, and no shape does
                     found = self.axe("color-contrast")
                 found += self.page.evaluate(_FAINT_IN_PICTURES)
                 self.faults += [f"{name} {shape} {scheme}: {each}" for each in found]
                 if f"{shape}-{scheme}" in keep and os.environ.get("ICECORE_UPDATE") == "1":
-                    self.picture(f"{name}-{shape}-{scheme}", PICTURES)
+                    self.picture(f"{name}-{shape}-{scheme}", PICTURES, phone_from if shape == "phone" else "body")
         self.page.set_viewport_size(WIDE)
         self.page.emulate_media(color_scheme="light", reduced_motion="no-preference")
 
-    def picture(self, name: str, into: Path) -> None:
-        """The page from its top as WebP."""
+    def picture(self, name: str, into: Path, start: str = "body") -> None:
+        """The page as WebP, from the top of the element ``start`` on."""
         assert self._protocol is not None
         assert re.fullmatch(r"[a-z0-9-]+", name)
-        size = self.page.evaluate("[innerWidth, document.documentElement.scrollHeight]")
-        clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], PICTURE_HEIGHT), "scale": 1}
+        width, height, top = self.page.evaluate(
+            """start => [innerWidth, document.documentElement.scrollHeight,
+                         Math.floor(document.querySelector(start).getBoundingClientRect().top + scrollY)]""",
+            start,
+        )
+        clip = {"x": 0, "y": top, "width": width, "height": min(height - top, PICTURE_HEIGHT), "scale": 1}
         made = self._protocol.send(
             "Page.captureScreenshot", {"format": "webp", "quality": 30, "clip": clip, "captureBeyondViewport": True}
         )
