@@ -293,13 +293,28 @@ def _access(g: Grammar) -> None:
     p = g.command("revoke", "access:revoke", "Disable an access key for good", within=verbs)
     p.add_argument("key", metavar="KEY", help="its id")
 
-    verbs = g.group("repo", "The repository: list, stat, key export, key passphrase")
+    verbs = g.group("repo", "The repository: list, stat, check, key export, key passphrase")
     for name, run, summary in (
         ("list", "repository:list_", "List the backups that the repository itself holds (no catalog needed)"),
         ("stat", "repository:stat", "How much is stored, for how much data"),
     ):
         p = g.command(name, run, summary, within=verbs)
         _repository(p)
+    p = g.command(
+        "check",
+        "repository:check",
+        "Read everything that is stored and decode it: are the bytes intact?",
+        "icecore repo check\nicecore repo check --sample 5\nicecore repo check --repo /mnt/copy --key-file icecore.key",
+        verbs,
+    )
+    _repository(p)
+    p.add_argument(
+        "--sample",
+        type=float,
+        default=100.0,
+        metavar="PERCENT",
+        help="of the packs, drawn anew each time (default: 100)",
+    )
     p = g.command(
         "key",
         "repository:key",

@@ -19,6 +19,8 @@ from icecore.cli.secret import given_secret, new_passphrase
 if TYPE_CHECKING:
     from icecore.repository import Repository
 
+DONE_WITH_WARNINGS = 3
+
 
 def opened(options: Namespace, output: Output) -> tuple[Repository, Path]:
     """The repository named by ``--repo``, else the home's; and where it is."""
@@ -55,6 +57,39 @@ def list_(options: Namespace, output: Output) -> None:
     }
     known = {each.cluster_id: each.cluster_name for each in reversed(found)}
     output.result(screens.backups(rows, known, time.time()), contract.render("DescribeBackups", answer, ""))
+
+
+def check(options: Namespace, output: Output) -> int:
+    """Exit 8 when a backup cannot be restored whole, 3 when something unused is damaged."""
+    if not 0 < options.sample <= 100:
+        raise errors.Usage(reason="--sample is a percentage between 0 and 100")
+    repository, _ = opened(options, output)
+    lines, documents, damaged, faults = [], [], 0, 0
+    for cluster_id in repository.clusters():
+        found = repository.check(cluster_id, share=options.sample / 100)
+        damaged += len(found.damaged_backups)
+        faults += len(found.faults)
+        lines.append(screens.checked(cluster_id, found))
+        documents.append(
+            {
+                "ClusterId": cluster_id,
+                "Backups": found.backup_count,
+                "PacksRead": found.pack_count,
+                "Packs": found.pack_total,
+                "BytesRead": found.read_bytes,
+                "DamagedBackups": found.damaged_backups,
+                "Faults": [
+                    {"Name": fault.name, "Reason": fault.reason, "Backups": list(fault.backup_ids)}
+                    for fault in found.faults
+                ],
+            }
+        )
+    output.result("\n".join(lines) or "The repository is empty.", {"Clusters": documents})
+    if damaged:
+        raise errors.Damaged(name=f"{damaged} of the backups", reason="the list of faults says what of")
+    if faults:
+        output.warn("something that no backup needs is damaged")
+    return DONE_WITH_WARNINGS if faults else 0
 
 
 def stat(options: Namespace, output: Output) -> None:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from icecore.repository import Checked
 
 Result = Mapping[str, Any]
 
@@ -252,6 +255,17 @@ def keys(result: Result, now: float) -> str:
         for each in found
     ]
     return table(["KEY", "ROLE", "STATUS", "CREATED", "LAST USED", "DESCRIPTION"], rows)
+
+
+def checked(cluster_id: str, found: Checked) -> str:
+    """One line for a cluster, and one for each fault."""
+    read = f"{found.pack_count} of {found.pack_total} packs read ({size(found.read_bytes)})"
+    verdict = "all intact" if not found.faults else f"{len(found.faults)} damaged or missing"
+    lines = [f"{cluster_id}  {found.backup_count} backups, {read}: {verdict}"]
+    for fault in found.faults:
+        needed = f"needed by {', '.join(fault.backup_ids)}" if fault.backup_ids else "no backup needs it"
+        lines.append(f"  {fault.name}: {fault.reason} ({needed})")
+    return "\n".join(lines)
 
 
 def repository(result: Result) -> str:

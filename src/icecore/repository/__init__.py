@@ -17,13 +17,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from icecore.errors import BackupNotFound, Damaged, NotARepository, ObjectMissing, Refused, StorageFull, Usage, WrongKey
 from icecore.model import BackupFacts
 from icecore.repository.blocks import DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, BlockCodec
+from icecore.repository.checking import Checked, check
 from icecore.repository.collection import Collected, collect
 from icecore.repository.index import BlockTable
 from icecore.repository.layout import CLUSTERS, KEY, REPOSITORY, ClusterLayout, below
@@ -46,6 +47,7 @@ from icecore.repository.writer import Writer, exists, put_once
 from icecore.storage import Storage
 
 __all__ = [
+    "Checked",
     "Collected",
     "KeyFile",
     "Passphrase",
@@ -192,10 +194,9 @@ class Repository:
     def reader(self, cluster_id: str, backup_id: str) -> Reader:
         layout = ClusterLayout(cluster_id)
         try:
-            facts, root = self._manifest(layout, backup_id)
+            return self._reader(layout, backup_id)
         except ObjectMissing as error:
             raise BackupNotFound from error
-        return Reader(self.storage, self._keyring, self._codec, layout, facts, root, self.block_bytes)
 
     def writer(self, cluster_id: str) -> Writer:
         """The cluster's only writer while it is open; ``LeaseHeld`` if there is one."""
@@ -227,10 +228,20 @@ class Repository:
         with self.storage.lease(layout.lease) as lease:
 
             def open_reader(backup_id: str, table: BlockTable) -> Reader:
-                facts, root = self._manifest(layout, backup_id)
-                return Reader(self.storage, self._keyring, self._codec, layout, facts, root, self.block_bytes, table)
+                return self._reader(layout, backup_id, table)
 
             return collect(self.storage, self._keyring, layout, lease, open_reader, dry_run=dry_run)
+
+    def check(
+        self, cluster_id: str, *, share: float = 1.0, advance: Callable[[int], None] = lambda read_bytes: None
+    ) -> Checked:
+        """Read and decode what the cluster's backups need. See ``checking``."""
+        layout = ClusterLayout(cluster_id)
+
+        def open_reader(backup_id: str, table: BlockTable) -> Reader:
+            return self._reader(layout, backup_id, table)
+
+        return check(self.storage, self._keyring, self._codec, layout, open_reader, share=share, advance=advance)
 
     def stat(self, cluster_id: str | None = None) -> RepositoryStat:
         prefix = "" if cluster_id is None else ClusterLayout(cluster_id).root
@@ -238,6 +249,10 @@ class Repository:
         damaged: list[Damaged] = []
         logical = [facts.size_bytes for facts in self.backups(cluster_id, damaged=damaged)]
         return RepositoryStat(sum(sizes), len(sizes), sum(logical), len(logical), len(damaged))
+
+    def _reader(self, layout: ClusterLayout, backup_id: str, table: BlockTable | None = None) -> Reader:
+        facts, root = self._manifest(layout, backup_id)
+        return Reader(self.storage, self._keyring, self._codec, layout, facts, root, self.block_bytes, table)
 
     def _manifest(self, layout: ClusterLayout, backup_id: str) -> tuple[BackupFacts, Root]:
         name = layout.manifest(backup_id)
