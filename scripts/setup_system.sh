@@ -30,6 +30,8 @@ case $purpose in
         need npm command -v npm
         need curl command -v curl
         need chromium command -v chromium
+        need xfsprogs test -x /usr/sbin/mkfs.xfs
+        need btrfs-progs test -x /usr/sbin/mkfs.btrfs
         need openssl command -v openssl
         # samples of the API in languages whose libraries no registry here has: read by their compilers
         need openjdk-17-jdk-headless command -v javac

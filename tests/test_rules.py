@@ -20,9 +20,9 @@ SOURCE = ROOT / "src" / "icecore"
 TESTS = ROOT / "tests"
 
 PURE = {"model", "errors", "explanations", "recovery", "retention"}
-PROCEDURES = {"backup", "restore", "verify", "archive", "prune"}
+PROCEDURES = {"backup", "copying", "imaging", "restore", "verify", "archive", "prune"}
 CONTRACTS = {"storage", "engines", "repository"}  # the packages' own names; "storage.local" is not among them
-WORK = {"worker", "tasks", "watch", "keeper"}  # the worker and its pieces
+WORK = {"worker", "tasks", "watch", "keeper", "pinned"}  # the worker and its pieces
 PARTS = {"storage.*", "engines.*", "repository.*"}
 
 # Who may import what of ours, by the first name that fits; `name` means that module alone, `name.*` all below it.
@@ -39,7 +39,7 @@ EDGES: list[tuple[str, set[str]]] = [
     ("migrations", PURE | {"catalog", "catalog.*"}),
     ("parts", PURE | CONTRACTS | PARTS | {"config"}),  # names the concrete ones, so that nobody else has to
     *(
-        (name, WORK | PURE | CONTRACTS | PROCEDURES | {"catalog", "catalog.*", "config", "parts"})
+        (name, WORK | PURE | CONTRACTS | PROCEDURES | {"catalog", "catalog.*", "config", "images", "parts"})
         for name in sorted(WORK)
     ),
     ("api.operations", PURE | {"catalog", "catalog.*", "api.contract"}),

@@ -6,22 +6,18 @@ again: what was stored is found again, and a manifest that an earlier run wrote 
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from threading import local
-from typing import Protocol
 
 from icecore import __version__, errors
-from icecore.engines import BackupSession, Engine, Probe, SourceFile, SourceVanished
-from icecore.model import BackupFacts, BackupMode, Boundary, FileKind, Phase
-from icecore.repository import Repository, StoredFile, Writer
+from icecore.copying import Copier, Watch
+from icecore.engines import Engine, Probe
+from icecore.imaging import Imaging
+from icecore.model import BackupFacts, BackupMode, Boundary, Phase
+from icecore.repository import Repository, StoredFile
 
-SPAN_BYTES = 64 << 20  # one task reads this much: large enough to be sequential, small enough to share a 1 GiB file
-ALIVE_EVERY_S = 1.0
+__all__ = ["BackupDone", "BackupOrder", "Watch", "refuse_early", "run"]
 
 
 @dataclass(frozen=True)
@@ -38,26 +34,27 @@ class BackupOrder:
     comment: str = ""
 
 
-class Watch(Protocol):
-    """Who looks on: gets the phases and bytes, and may stop the work between two steps by raising."""
-
-    def phase(self, phase: Phase, total_bytes: int = 0) -> None: ...
-    def advance(self, done_bytes: int, new_bytes: int) -> None: ...
-    def step(self, name: str) -> None:
-        """Between two steps. Names are stable: tests kill at each of them."""
-
-
 @dataclass(frozen=True)
 class BackupDone:
     facts: BackupFacts
     new_bytes: int  # stored by this run
+    imaged: bool = False  # an image of it is kept on the cluster's own file systems,
+    image_parents: tuple[Path, ...] = ()  # beside these directories
     adopted: bool = False  # an earlier run had written the manifest
 
 
 def run(
-    engine: Engine, repository: Repository, order: BackupOrder, watch: Watch, *, scratch: Path, threads: int
+    engine: Engine,
+    repository: Repository,
+    order: BackupOrder,
+    watch: Watch,
+    *,
+    scratch: Path,
+    threads: int,
+    images: bool = True,
 ) -> BackupDone:
-    """Make one full backup. ``scratch`` is an empty directory of this run's own, for captured logs.
+    """Make one full backup. ``scratch`` is an empty directory of this run's own, for captured logs. ``images``: hold
+    the server only as long as its files take to be cloned, where its file systems can do that.
 
     Errors: EngineRefused, EngineUnreachable, EngineFailed, StorageFailed, LeaseHeld, Damaged.
     """
@@ -73,7 +70,7 @@ def run(
     watch.step("probed")
 
     # One writer per cluster: the lease is held until the manifest is written
-    with repository.writer(order.cluster_id) as writer:
+    with repository.writer(order.cluster_id) as writer, ExitStack() as until_end:
         watch.step("leased")
 
         # The server begins a backup: from here on its log repairs what we read while it changes
@@ -81,21 +78,34 @@ def run(
         with engine.start(f"icecore {order.backup_id}", scratch) as session:
             watch.step("started")
 
-            # Every file, then the ones that must be read after all others
+            # Every file is cloned where its file system can share blocks, and read later; the others are read now
+            imaging = Imaging(
+                order.cluster_id, order.backup_id, session, block_bytes=repository.block_bytes, enabled=images
+            )
+            image = until_end.enter_context(imaging)
+            to_read = image.take(session.files(), threads)
+            watch.step("imaged")
             watch.phase(Phase.UPLOADING, probe.size_bytes)
-            copier = Copier(writer, session, watch, threads)
-            stored = copier.copy(session.files())
+            copier = Copier(writer, watch, threads, ordered=session.ordered)
+            stored = copier.copy(to_read, alive=session.alive)
             watch.step("copied")
-            stored += copier.copy(session.closing_files())
+
+            # Those that must be read after all others
+            stored += copier.copy(session.closing_files(), alive=session.alive)
             watch.step("closing-copied")
 
             # The server ends the backup; the log up to that point is captured
             boundary = session.stop()
             watch.step("stopped")
-            stored += copier.copy(session.tail_files())
+            stored += copier.copy(session.tail_files(), alive=session.alive)
             omitted = session.omitted()
-            warnings, engine_facts = session.warnings(), session.facts()
+            engine_facts = session.facts()
         watch.step("session-closed")
+
+        # The server is free again. What was cloned is read, but for what an older image proves unchanged
+        stored += image.copy(copier, repository)
+        warnings = session.warnings() + image.warnings()
+        watch.step("uploaded")
 
         # Blocks durable, then the index (R2, R3); then what was produced is decoded once (R7)
         watch.phase(Phase.CHECKING, probe.size_bytes)
@@ -106,10 +116,13 @@ def run(
 
         # The manifest, create-only, last: from here on the backup exists (R4)
         files = [file for file in stored if file.meta.path not in omitted]
-        facts = _facts(order, probe, boundary, files, warnings, engine_facts)
+        facts = _facts(order, probe, boundary, files, warnings, engine_facts | image.facts())
         writer.commit(facts, files)
         watch.step("committed")
-        return BackupDone(facts, writer.new_bytes)
+
+        # Only now may an image stay: it is a faster way in, never the only copy
+        kept = image.keep()
+        return BackupDone(facts, writer.new_bytes, kept, image.parents)
 
 
 def refuse_early(probe: Probe) -> None:
@@ -153,110 +166,3 @@ def _facts(
         warnings=warnings,
         engine_facts=engine_facts,
     )
-
-
-# ---------------------------------------------------------------- from source files to stored files
-
-
-@dataclass(frozen=True)
-class _Span:
-    """The ids of the blocks of one stretch of a file and how many bytes they hold."""
-
-    blocks: bytes
-    size_bytes: int
-
-
-class Copier:
-    """Reads source files in several threads and gives their blocks to the writer; a stream is read in one."""
-
-    def __init__(self, writer: Writer, session: BackupSession, watch: Watch, threads: int) -> None:
-        self._writer = writer
-        self._session = session
-        self._watch = watch
-        self._threads = 1 if session.ordered else threads
-        self._block_bytes = writer.block_bytes
-        self._span_bytes = SPAN_BYTES - SPAN_BYTES % writer.block_bytes
-        self._buffers = local()
-        self._done_bytes = 0
-        self._asked_at = 0.0
-
-    def copy(self, files: Iterable[SourceFile]) -> list[StoredFile]:
-        """Store all of them; those that vanished meanwhile are left out. Order is the order given, or by size."""
-        if self._session.ordered:
-            return [done for file in files if (done := self._copy_in_order(file)) is not None]
-        ordered = sorted(files, key=lambda file: -file.meta.size_bytes)  # largest first: a short tail
-        stored: list[StoredFile] = []
-        waiting: deque[tuple[SourceFile, list[Future[_Span]]]] = deque()
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="copy") as pool:
-            try:
-                for file in ordered:
-                    waiting.append((file, [pool.submit(self._read, file, *span) for span in self._spans(file)]))
-                    while len(waiting) > self._threads * 4:
-                        stored.extend(self._collect(*waiting.popleft()))
-                while waiting:
-                    stored.extend(self._collect(*waiting.popleft()))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return stored
-
-    def _spans(self, file: SourceFile) -> Iterator[tuple[int, int]]:
-        if file.meta.kind is FileKind.FILE:
-            for start in range(0, file.meta.size_bytes, self._span_bytes):
-                yield start, min(start + self._span_bytes, file.meta.size_bytes)
-
-    def _collect(self, file: SourceFile, spans: list[Future[_Span]]) -> Iterator[StoredFile]:
-        blocks, size_bytes = [], 0
-        try:
-            for future in spans:
-                span = future.result()
-                self._tell(span.size_bytes)
-                blocks.append(span.blocks)
-                size_bytes += span.size_bytes
-                if size_bytes % self._span_bytes:
-                    break  # the file ends here: it shrank, or this was its last span
-        except SourceVanished:
-            return
-        yield _stored(file, b"".join(blocks), size_bytes)
-
-    def _copy_in_order(self, file: SourceFile) -> StoredFile | None:
-        span = _Span(b"", 0)
-        if file.meta.kind is FileKind.FILE:
-            try:
-                span = self._read(file, 0, file.meta.size_bytes)
-            except SourceVanished:
-                return None
-        self._tell(span.size_bytes)
-        return _stored(file, span.blocks, span.size_bytes)
-
-    def _read(self, file: SourceFile, start: int, end: int) -> _Span:
-        """Blocks from ``start`` up to ``end`` or the file's end. Runs in a worker thread."""
-        if not hasattr(self._buffers, "view"):
-            self._buffers.view = memoryview(bytearray(self._block_bytes))
-        view: memoryview = self._buffers.view
-        ids, at = [], start
-        with file.open() as reader:
-            while at < end:
-                wanted = min(self._block_bytes, end - at)
-                got = reader.read(at, view[:wanted])
-                if got:
-                    ids.append(self._writer.add_block(view[:got]))
-                at += got
-                if got < wanted:
-                    break
-        return _Span(b"".join(ids), at - start)
-
-    def _tell(self, read_bytes: int) -> None:
-        self._done_bytes += read_bytes
-        self._watch.advance(self._done_bytes, self._writer.new_bytes)
-        self._watch.step("copying")
-        if time.monotonic() - self._asked_at > ALIVE_EVERY_S:
-            self._session.alive()
-            self._asked_at = time.monotonic()
-
-
-def _stored(file: SourceFile, blocks: bytes, size_bytes: int) -> StoredFile:
-    meta = file.meta
-    if meta.size_bytes != size_bytes:
-        meta = replace(meta, size_bytes=size_bytes)
-    return StoredFile(meta, blocks)

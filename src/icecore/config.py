@@ -10,6 +10,7 @@
     secrets/<cluster>     0600: a database password
     repository/           the repository, unless ``repository`` names another directory
     clusters/<cluster>/   restored servers: data, tablespaces, socket, log; what is in them belongs to their user
+    images/               which clusters have images beside their data, and where
     servers/              how to run each restored server, and who works on it (locks)
     run/                  locks of live workers, the endpoint while serving, scratch of running jobs
 
@@ -35,6 +36,7 @@ SETTINGS = {
     "region_id": "ICECORE_REGION",
     "encrypted": "ICECORE_ENCRYPTED",
     "threads": "ICECORE_THREADS",
+    "images": "ICECORE_IMAGES",
 }
 
 
@@ -46,6 +48,7 @@ class Config:
     region_id: str
     encrypted: bool
     threads: int  # that read, hash and compress during a backup or restore
+    images: bool = True  # where a cluster's file system can share blocks
 
     @property
     def catalog_url(self) -> str:
@@ -123,6 +126,7 @@ def load(home: Path) -> Config:
         region_id=str(values.get("region_id", "local")),
         encrypted=str(values.get("encrypted", "true")).lower() in ("true", "1", "yes"),
         threads=max(1, threads),
+        images=str(values.get("images", "true")).lower() in ("true", "1", "yes", "auto"),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from icecore import errors, parts, tasks
+from icecore import errors, parts, pinned, tasks
 from icecore.catalog import Catalog, clusters
 from icecore.config import Config
 from icecore.engines import Probe
@@ -25,6 +25,7 @@ log = structlog.get_logger()
 TICK_S = 0.5
 LOOK_EVERY_S = 5.0
 LOOK_AGAIN_S = 1.0
+MEASURE_EVERY_S = 600.0
 FAILURES_THAT_COUNT = 2
 SETTLED = (ClusterStatus.RUNNING, ClusterStatus.STOPPED)
 LOOKERS = 4
@@ -36,6 +37,7 @@ class Keeper:
         self._config, self._catalog, self._stopping = config, catalog, stopping
         self._looked_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
+        self._guarded_at = self._measured_at = time.monotonic()
 
     def run(self) -> None:
         """Look until told to stop; waits while another process of this home is the keeper."""
@@ -50,8 +52,18 @@ class Keeper:
                 while not self._stopping.wait(TICK_S):
                     try:
                         list(pool.map(self._look, self._due()))
+                        self._watch_images()
                     except Exception as error:
                         log.warning("looking at the clusters failed", reason=str(error))
+
+    def _watch_images(self) -> None:
+        now = time.monotonic()
+        if now - self._guarded_at >= LOOK_EVERY_S:
+            pinned.guard(self._config, self._catalog)
+            self._guarded_at = now
+        if now - self._measured_at >= MEASURE_EVERY_S:
+            pinned.measure(self._config, self._catalog)
+            self._measured_at = now
 
     def _due(self) -> list[Any]:
         now = time.monotonic()

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from icecore import errors
-from icecore.backup import SPAN_BYTES, Watch
+from icecore.copying import SPAN_BYTES, Watch
 from icecore.engines import RestoreEngine, RestoreTarget
+from icecore.images import KeptImage
 from icecore.model import BackupFacts, FileKind, Phase
 from icecore.repository import Reader, StoredFile
 
@@ -67,8 +68,13 @@ def run(
     *,
     threads: int,
     hand_over: Callable[[], None] = lambda: None,
+    image: KeptImage | None = None,
 ) -> None:
     """Carry out a plan. Afterwards the directory is durable and can be started.
+
+    ``image``: of this very backup, if there is one. What it has on the target's own file system is cloned and not
+    written: its bytes are those that the backup was made from, unless the disk changed them since; the engine's own
+    page checksums tell.
 
     Where root restores for another user, the directories stay root's and closed until everything that we write by path
     is written, for who may enter could lead us astray by a planted link. ``hand_over``: the caller's own part of that.
@@ -86,7 +92,7 @@ def run(
     # Every file but the last ones, in several threads
     watch.phase(Phase.UPLOADING, restore.facts.size_bytes)
     last: list[StoredFile] = []
-    layer = _Layer(restore, reader, watch, threads)
+    layer = _Layer(restore, reader, watch, threads, image)
     layer.lay(file for file in reader.files() if not _kept_for_later(file, engine, last))
     watch.step("files-laid")
 
@@ -121,8 +127,11 @@ def _kept_for_later(file: StoredFile, engine: RestoreEngine, last: list[StoredFi
 class _Layer:
     """Lays files below the target."""
 
-    def __init__(self, restore: RestorePlan, reader: Reader, watch: Watch, threads: int) -> None:
+    def __init__(
+        self, restore: RestorePlan, reader: Reader, watch: Watch, threads: int, image: KeptImage | None
+    ) -> None:
         self._restore = restore
+        self._image = image
         self._reader = reader
         self._watch = watch
         self._threads = threads
@@ -172,6 +181,7 @@ class _Layer:
             descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
                 os.truncate(descriptor, meta.size_bytes)
+                cloned = self._image is not None and self._image.lay(meta.path, descriptor, meta.size_bytes)
                 os.fchmod(descriptor, meta.mode | 0o200)
                 if self._restore.owner:
                     os.fchown(descriptor, *self._restore.owner)
@@ -179,6 +189,9 @@ class _Layer:
                 os.close(descriptor)
         if not meta.mode & 0o200:
             self._closed.append((place, meta.mode))
+        if cloned:
+            self._tell(meta.size_bytes)
+            return
         for start in range(0, meta.size_bytes, self._span_bytes):
             yield start, min(start + self._span_bytes, meta.size_bytes)
 

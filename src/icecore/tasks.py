@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from icecore import backup, errors, parts, restore
+from icecore import backup, errors, parts, pinned, restore
 from icecore import config as home
 from icecore.catalog import Catalog, clusters, jobs, queries
 from icecore.catalog.jobs import Claim
@@ -75,8 +75,17 @@ class BackupTask(_Base):
                 self.watch,
                 scratch=scratch,
                 threads=self.config.threads,
+                images=self.config.images,
             )
-        return lambda: jobs.finish_backup(self.catalog, self.held, done.facts, done.new_bytes)
+
+        def finish() -> None:
+            jobs.finish_backup(self.catalog, self.held, done.facts, done.new_bytes)
+            if done.imaged:
+                with _best_effort("noting the image"):
+                    pinned.note(self.config, cluster.id, done.image_parents)
+                    clusters.imaged(self.catalog, cluster.id, self.held.backup_id, image_bytes=0)
+
+        return finish
 
     def undo(self) -> None:
         """A manifest that slipped through goes first (the set was called failed), then the blocks nobody names."""
@@ -130,14 +139,16 @@ class RestoreTask(_Base):
             (self._directory / "tablespaces").mkdir()
             (self._directory / "tablespaces").chmod(0o711)
         plan = restore.plan(reader, engine, target, owner=owner, block_bytes=repository.block_bytes)
-        restore.run(
-            plan,
-            reader,
-            engine,
-            self.watch,
-            threads=self.config.threads,
-            hand_over=lambda: self._directory.chmod(0o711),
-        )
+        with pinned.image_of(self.config, cluster.source_cluster_id, self.held.backup_id) as image:
+            restore.run(
+                plan,
+                reader,
+                engine,
+                self.watch,
+                threads=self.config.threads,
+                hand_over=lambda: self._directory.chmod(0o711),
+                image=image,
+            )
         # The port now, not hours ago; and the note first: who cleans up after a kill must find what we start
         place = server_place(self.config, cluster.id, port=_free_port())
         note_server(self.config, cluster.id, reader.facts, place.port)
@@ -162,6 +173,9 @@ class DeleteBackupTask(_Base):
         repository = parts.open_repository(self.config)
         repository.delete_backup(self.held.cluster_id, self.held.backup_id)  # R6: manifest, then what only it used
         self.watch.step("manifest-removed")
+        if queries.backup_was_imaged(self.catalog, self.held.backup_id):
+            with _best_effort("letting its image go"):
+                pinned.let_go(self.config, self.catalog, self.held.cluster_id)
         with _best_effort("giving space back"):  # the next collection does it; the backup is gone all the same
             repository.collect(self.held.cluster_id)
         return lambda: jobs.finish_deletion(self.catalog, self.held)
@@ -173,6 +187,8 @@ class DeleteClusterTask(_Base):
         if cluster.origin == "restored":
             with server_lock(self.config, cluster.id):
                 remove_cluster_directory(self.config, cluster.id)
+        with _best_effort("letting its images go"):
+            pinned.let_go(self.config, self.catalog, cluster.id)
         home.forget_password(self.config, cluster.id)
         return lambda: jobs.finish_cluster_removal(self.catalog, self.held)
 

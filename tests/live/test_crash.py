@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from station import Station, until
 
 import world
 from icecore.errors import IcecoreError
 from icecore.model import Phase
+from station import Station, until
 from world import Ledger, PostgresWorld, fingerprint, sql
 
 BACKUP_STEPS = [
-    "probed", "leased", "started", "copying", "copying:200", "copied", "closing-copied", "stopped",
-    "session-closed", "blocks-finished", "checked", "committed",
+    "probed", "leased", "started", "imaged", "copying", "copying:200", "copied", "closing-copied", "stopped",
+    "session-closed", "uploaded", "blocks-finished", "checked", "committed",
 ]  # fmt: skip
 RESTORE_STEPS = ["directories-made", "laying:100", "files-laid", "files-finished", "restored", "starting",
                  "server-started"]  # fmt: skip

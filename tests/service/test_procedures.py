@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from simulated import QuietWatch, SimulatedEngine, SimulatedRestore, some_files, tree
 
-from icecore import backup, errors, restore
+from icecore import backup, copying, errors, restore
 from icecore.engines import RestoreTarget
 from icecore.repository import Repository
 from icecore.storage.memory import MemoryStorage
 
 BLOCK_BYTES = 4096
 STEPS = [
-    "probed", "leased", "started", "copied", "closing-copied", "stopped",
-    "session-closed", "blocks-finished", "checked", "committed",
+    "probed", "leased", "started", "imaged", "copied", "closing-copied", "stopped",
+    "session-closed", "uploaded", "blocks-finished", "checked", "committed",
 ]  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_what_comes_out_is_what_went_in(storage, tmp_path, ordered):
 
 def test_a_span_boundary_inside_a_file(storage, tmp_path, monkeypatch):
     """Files longer than a span are read by several tasks; short, exact and long ones come out alike."""
-    monkeypatch.setattr(backup, "SPAN_BYTES", 2 * BLOCK_BYTES)
+    monkeypatch.setattr(copying, "SPAN_BYTES", 2 * BLOCK_BYTES)
     monkeypatch.setattr(restore, "SPAN_BYTES", 2 * BLOCK_BYTES)
     engine = SimulatedEngine({f"f{n}": bytes([n + 1]) * (n * BLOCK_BYTES + n % 3) for n in range(9)})
     make(engine, storage, tmp_path)
@@ -78,7 +78,7 @@ def test_files_that_vanish_or_are_omitted_are_left_out(storage, tmp_path):
 
 
 def test_a_file_that_shrinks_is_kept_as_far_as_it_was_read(storage, tmp_path, monkeypatch):
-    monkeypatch.setattr(backup, "SPAN_BYTES", 2 * BLOCK_BYTES)
+    monkeypatch.setattr(copying, "SPAN_BYTES", 2 * BLOCK_BYTES)
     engine = SimulatedEngine({"f": b"x" * (7 * BLOCK_BYTES)})
     listed = list(SimulatedEngine.start(engine, "", tmp_path).files())
     engine.files["f"] = b"x" * (3 * BLOCK_BYTES + 5)
@@ -192,7 +192,7 @@ def test_a_failed_restore_cannot_be_started(storage, tmp_path):
 
 def test_blocks_that_do_not_divide_a_span(tmp_path, monkeypatch):
     """A span must begin with a block, when stored and when laid; a block size may be any multiple of 4 KiB."""
-    for module in (backup, restore):
+    for module in (copying, restore):
         monkeypatch.setattr(module, "SPAN_BYTES", 10 * BLOCK_BYTES)
     storage = MemoryStorage()
     Repository.create(storage, None, block_bytes=3 * BLOCK_BYTES)

@@ -85,6 +85,17 @@ def finding(severity: str, message: str, hint: str) -> dict[str, str]:
     return {"severity": severity, "message": message, "hint": hint}
 
 
+def imaged(catalog: Catalog, cluster_id: str, backup_id: str, *, image_bytes: int) -> None:
+    """Of the cluster's backups this one alone has an image (none if empty), which pins ``image_bytes`` by itself."""
+    b = tables.backup.c
+    with catalog.note() as tx:
+        tx.execute(
+            sa.update(tables.backup).where(b.cluster_id == cluster_id, b.imaged, b.id != backup_id).values(imaged=False)
+        )
+        tx.execute(sa.update(tables.backup).where(b.id == backup_id, ~b.imaged).values(imaged=True))
+        tx.execute(sa.update(tables.cluster).where(tables.cluster.c.id == cluster_id).values(image_bytes=image_bytes))
+
+
 def moved(catalog: Catalog, cluster_id: str, *, dsn: str, host: str, port: int) -> None:
     """A restored server answers at another address from now on."""
     with catalog.write() as tx:

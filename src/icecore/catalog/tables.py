@@ -46,6 +46,7 @@ cluster = sa.Table(
     sa.Column("local", sa.Boolean),
     sa.Column("data_directory", sa.Text, nullable=False, server_default=""),
     sa.Column("findings", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("image_bytes", sa.BigInteger, nullable=False, server_default="0"),  # pinned by images alone
     # a name is free again once its cluster is gone
     sa.Index("one_live_name", "name", unique=True, sqlite_where=sa.text("deleted_at IS NULL")),
 )
@@ -68,6 +69,7 @@ backup = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("new_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("facts", sa.Text, nullable=False, server_default=""),  # the manifest's header as JSON, a copy
+    sa.Column("imaged", sa.Boolean, nullable=False, server_default=sa.false()),  # an image of it is kept: Level-1
     # the newest restorable one of a cluster, and its place in the quota, without reading the others
     sa.Index("backups_by_verdict", "cluster_id", "status", "consistent_at", "id"),
     sa.Index("backups_by_mode", "cluster_id", "mode", "status"),

@@ -6,7 +6,7 @@ A backup's order of calls, which ``backup.run`` follows::
 
     engine.probe() -> Probe               refuse early
     with engine.start(label) as session:  checkpoint; log capture runs from here on
-        session.files()                   read each; directories and links too
+        session.files()                   read or clone each; directories and links too
         session.closing_files()           read after all of files() were read (pg_control)
         session.stop() -> Boundary        end of the backup; the log up to it is captured
         session.tail_files()              labels and log segments
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from icecore.model import BackupFacts, Boundary, FileMeta
 
@@ -48,8 +48,22 @@ class SourceFile(Protocol):
         """May be opened by several threads at once unless the session is ``ordered``. ``SourceVanished``."""
 
 
+@runtime_checkable
+class ClonableFile(SourceFile, Protocol):
+    """A file of this host that may be cloned during the session and read later, also after it."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def at(self, clone: Path) -> SourceFile: ...
+
+
 class BackupSession(Protocol):
     ordered: bool  # a stream: files must be read wholly, one after the other, in the order given
+
+    def neighbours(self) -> tuple[Path, ...]:
+        """Directories on the cluster's own file systems, outside of its data, where clones may lie."""
+        return ()
 
     def files(self) -> Iterator[SourceFile]: ...
     def closing_files(self) -> Iterator[SourceFile]: ...

@@ -164,6 +164,18 @@ class BlockTable:
                 yield row
             row += 1
 
+    def first_rows(self, ids: Buffer) -> NDArray[np.int64]:
+        """For each of the concatenated ids the first of its rows, or -1."""
+        high, low = halves(ids)
+        first, last = np.searchsorted(self.high, high, "left"), np.searchsorted(self.high, high, "right")
+        found = np.full(len(high), -1, np.int64)
+        for step in range(int((last - first).max(initial=0))):
+            rows = first + step
+            inside = np.flatnonzero((rows < last) & (found < 0))
+            same = inside[self.low[rows[inside]] == low[inside]]
+            found[same] = rows[same]
+        return found
+
     def place(self, row: int) -> Place:
         columns = (self.pack, self._position, self._offset, self._stored, self._plain)
         return Place(*(int(values[row]) for values in columns))

@@ -15,6 +15,9 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from icecore.errors import Damaged, ObjectExists, ObjectMissing
 from icecore.model import BackupFacts
 from icecore.repository.blocks import BlockCodec
@@ -80,6 +83,19 @@ class Writer:
             with self._changed:
                 self.adopted_blocks += 1
         return block_id
+
+    def adopt(self, ids: Buffer) -> NDArray[np.bool_]:
+        """For each of the concatenated ids of an earlier backup: True where its block is there, and from now on
+        relied on; the others must be added. From any thread, until ``finish_blocks``."""
+        rows = self._known.first_rows(ids)
+        found = rows >= 0
+        rows = rows[found]
+        with self._changed:
+            self._raise_failure()
+            np.frombuffer(self._adopted_packs, np.uint8)[self._known.pack[rows]] = 1
+            self._sample_adopted(rows, np.frombuffer(ids, "V32")[found])
+            self.adopted_blocks += len(rows)
+        return found
 
     def finish_blocks(self) -> None:
         """Everything added is durable and indexed when this returns. No ``add_block`` may be under way."""
@@ -215,6 +231,19 @@ class Writer:
                 self._adopted_sample[chosen] = (row, block_id)
             return True
         return False
+
+    def _sample_adopted(self, rows: NDArray[np.int64], ids: NDArray[np.void]) -> None:
+        """The same reservoir for many at once: few draws hit it."""
+        totals = self._adopted_total + np.arange(1, len(rows) + 1)
+        self._adopted_total += len(rows)
+        draws = (np.random.default_rng().random(len(rows)) * totals).astype(np.int64)
+        draws[totals <= CHECK_SAMPLE] = totals[totals <= CHECK_SAMPLE] - 1
+        for at in np.flatnonzero(draws < CHECK_SAMPLE):
+            entry = (int(rows[at]), bytes(ids[at]))
+            if draws[at] < len(self._adopted_sample):
+                self._adopted_sample[int(draws[at])] = entry
+            else:
+                self._adopted_sample.append(entry)
 
     def _take(self, block_id: bytes, payload_bytes: int, plain_word: int) -> tuple[OpenPack, Slot]:
         """A place in a pack; stores the full one or waits for a buffer where there is none."""

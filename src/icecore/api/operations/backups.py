@@ -132,7 +132,7 @@ def _backup(row: sa.Row[Any]) -> Result:
         "backup_mode": row.mode,
         "backup_method": "Snapshot",
         "backup_type": "FullBackup",
-        "backups_level": "Level-2",  # the repository's copy; Level-1 is an image, which this version does not keep
+        "backups_level": "Level-1" if row.imaged else "Level-2",  # an image on the cluster's own file system, too
         "backup_start_time": row.started_at or row.accepted_at,
         "backup_end_time": row.ended_at,
         "consistent_time": row.consistent_at,

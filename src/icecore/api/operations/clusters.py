@@ -97,7 +97,7 @@ def describe_cluster_attribute(context: Context, call: Call) -> Result:
         "creation_time": row.created_at,
         "zone_ids": ZONE.format(region=row.region_id),
         "db_nodes": [_node(row) | {"db_node_status": row.status, "creation_time": row.created_at}],
-        "data_level1_backup_chain_size": 0,  # no images are kept by this version
+        "data_level1_backup_chain_size": row.image_bytes,
         "is_latest_version": True,
         "db_version_status": "Stable",
         "vpc_id": "",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -69,11 +70,20 @@ class LocalFile:
 
     def __init__(self, found: Found, check: PageCheck | None) -> None:
         self.meta: FileMeta = found.meta
+        self._found, self._all_checks = found, check
         self._source = found.source
         self._check = check if found.relation is not None else None
         self._first_block = 0
         if found.relation is not None and check is not None:
             self._first_block = found.relation.segment * check.pages_per_segment
+
+    @property
+    def path(self) -> Path:
+        return self._source
+
+    def at(self, clone: Path) -> LocalFile:
+        """A page that does not match there is read again there: the live one may be newer than the backup's end."""
+        return LocalFile(replace(self._found, source=clone), self._all_checks)
 
     def open(self) -> LocalReader:
         try:

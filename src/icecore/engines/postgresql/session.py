@@ -5,6 +5,7 @@ Nothing is written below the source's directory. ``guard`` has the session and t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,12 @@ class LocalSession(Guard):
             statistics_directory=_below(source.data_directory, source.settings.get("stats_temp_directory", "")),
             secrets=frozenset(configuration.private_files(source)),
         )
+
+    def neighbours(self) -> tuple[Path, ...]:
+        """Beside the data directory and beside each tablespace."""
+        data = Path(os.path.realpath(self.source.data_directory))
+        spaces = [Path(os.path.realpath(link)) for link in sorted((data / "pg_tblspc").iterdir())]
+        return tuple(dict.fromkeys(place.parent for place in (data, *spaces)))
 
     def files(self) -> Iterator[SourceFile]:
         """Directories before their contents. May be run once."""

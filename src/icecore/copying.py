@@ -1,0 +1,241 @@
+"""From source files to stored files: read in several threads, hashed and stored by the writer.
+
+What an older image proves unchanged is not read: its blocks are adopted by the ids that the older backup has for them.
+A share of those is read all the same, and one difference ends the trust in such proofs (``Distrusted``).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from threading import local
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icecore.engines import SourceFile, SourceReader, SourceVanished
+from icecore.model import FileKind, Phase
+from icecore.repository import StoredFile, Writer
+
+SPAN_BYTES = 64 << 20  # one task reads this much: large enough to be sequential, small enough to share a 1 GiB file
+ALIVE_EVERY_S = 1.0
+AUDIT_ONE_IN = 128  # of the blocks that need not be read
+ID_BYTES = 32
+
+Unchanged = NDArray[np.bool_]
+
+
+class Distrusted(Exception):
+    """A block that the file system's maps called unchanged has other bytes."""
+
+    def __init__(self, path: str, offset: int) -> None:
+        super().__init__(f"{path} at {offset}")
+
+
+class Watch(Protocol):
+    """Who looks on: gets the phases and bytes, and may stop the work between two steps by raising."""
+
+    def phase(self, phase: Phase, total_bytes: int = 0) -> None: ...
+    def advance(self, done_bytes: int, new_bytes: int) -> None: ...
+    def step(self, name: str) -> None:
+        """Between two steps. Names are stable: tests kill at each of them."""
+
+
+@dataclass
+class Known:
+    """What an older backup has of a file. ``prove`` tells, once asked, which of the file's blocks are unchanged since;
+    None: nothing is known after all."""
+
+    size_bytes: int
+    blocks: bytes  # concatenated ids
+    prove: Callable[[], Unchanged | None]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _asked: bool = False
+    _proof: Unchanged | None = None
+
+    def proof(self) -> Unchanged | None:
+        with self._lock:
+            if not self._asked:
+                self._proof, self._asked = self.prove(), True
+            return self._proof
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The ids of the blocks of one stretch of a file and how many bytes they hold."""
+
+    blocks: bytes
+    size_bytes: int
+    read_bytes: int
+
+
+class Copier:
+    """Reads source files in several threads and gives their blocks to the writer; a stream is read in one.
+
+    ``alive``: called about once a second while the files read are those of a living server.
+    """
+
+    def __init__(self, writer: Writer, watch: Watch, threads: int, *, ordered: bool) -> None:
+        self.read_bytes = 0  # of files; the rest was proven unchanged
+        self._writer = writer
+        self._watch = watch
+        self._ordered = ordered
+        self._threads = 1 if ordered else threads
+        self._block_bytes = writer.block_bytes
+        self._span_bytes = SPAN_BYTES - SPAN_BYTES % writer.block_bytes
+        self._buffers = local()
+        self._done_bytes = 0
+        self._asked_at = 0.0
+
+    def copy(
+        self,
+        files: Iterable[SourceFile],
+        known: Mapping[str, Known] | None = None,
+        *,
+        alive: Callable[[], None] = lambda: None,
+    ) -> list[StoredFile]:
+        """Store all of them; those that vanished meanwhile are left out. Order is the order given, or by size.
+
+        ``known``: by path, what an older backup has; raises ``Distrusted`` when that turns out wrong.
+        """
+        if self._ordered:
+            return [done for file in files if (done := self._copy_in_order(file, alive)) is not None]
+        known = known or {}
+        ordered = sorted(files, key=lambda file: -file.meta.size_bytes)  # largest first: a short tail
+        stored: list[StoredFile] = []
+        waiting: deque[tuple[SourceFile, list[Future[_Span]]]] = deque()
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="copy") as pool:
+            try:
+                for file in ordered:
+                    older = known.get(file.meta.path)
+                    spans = [pool.submit(self._read, file, *span, older) for span in self._spans(file)]
+                    waiting.append((file, spans))
+                    while len(waiting) > self._threads * 4:
+                        stored.extend(self._collect(*waiting.popleft(), alive))
+                while waiting:
+                    stored.extend(self._collect(*waiting.popleft(), alive))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return stored
+
+    def _spans(self, file: SourceFile) -> Iterator[tuple[int, int]]:
+        if file.meta.kind is FileKind.FILE:
+            for start in range(0, file.meta.size_bytes, self._span_bytes):
+                yield start, min(start + self._span_bytes, file.meta.size_bytes)
+
+    def _collect(self, file: SourceFile, spans: list[Future[_Span]], alive: Callable[[], None]) -> Iterator[StoredFile]:
+        blocks, size_bytes = [], 0
+        try:
+            for future in spans:
+                span = future.result()
+                self._tell(span, alive)
+                blocks.append(span.blocks)
+                size_bytes += span.size_bytes
+                if size_bytes % self._span_bytes:
+                    break  # the file ends here: it shrank, or this was its last span
+        except SourceVanished:
+            return
+        yield _stored(file, b"".join(blocks), size_bytes)
+
+    def _copy_in_order(self, file: SourceFile, alive: Callable[[], None]) -> StoredFile | None:
+        span = _Span(b"", 0, 0)
+        if file.meta.kind is FileKind.FILE:
+            try:
+                span = self._read(file, 0, file.meta.size_bytes, None)
+            except SourceVanished:
+                return None
+        self._tell(span, alive)
+        return _stored(file, span.blocks, span.size_bytes)
+
+    # ------------------------------------------------------------ in a worker thread
+
+    def _read(self, file: SourceFile, start: int, end: int, known: Known | None) -> _Span:
+        """Blocks from ``start`` up to ``end`` or the file's end."""
+        adopted = self._adopt(start, end, known)
+        if adopted is not None and adopted.whole:
+            return _Span(adopted.ids.tobytes(), end - start, 0)
+        ids, at, read_bytes = [], start, 0
+        with file.open() as reader:
+            while at < end:
+                wanted = min(self._block_bytes, end - at)
+                number = (at - start) // self._block_bytes
+                if adopted is not None and adopted.found[number]:
+                    ids.append(adopted.ids[number].tobytes())
+                    if adopted.audited[number]:
+                        self._audit(file, reader, at, wanted, ids[-1])
+                    at += wanted
+                    continue
+                got, block_id = self._add(reader, at, wanted)
+                if got:
+                    ids.append(block_id)
+                at += got
+                read_bytes += got
+                if got < wanted:
+                    break
+        return _Span(b"".join(ids), at - start, read_bytes)
+
+    def _add(self, reader: SourceReader, at: int, wanted: int) -> tuple[int, bytes]:
+        if not hasattr(self._buffers, "view"):
+            self._buffers.view = memoryview(bytearray(self._block_bytes))
+        view: memoryview = self._buffers.view
+        got = reader.read(at, view[:wanted])
+        return got, self._writer.add_block(view[:got]) if got else b""
+
+    def _adopt(self, start: int, end: int, known: Known | None) -> _Adopted | None:
+        """What of this span is proven unchanged and still stored."""
+        unchanged = known.proof() if known is not None else None
+        if known is None or unchanged is None:
+            return None
+        numbers = np.arange(start // self._block_bytes, -(-end // self._block_bytes))
+        ends = np.minimum((numbers + 1) * self._block_bytes, end)
+        # a block that a file's end cuts off is the same one only where both files end there
+        full = (ends % self._block_bytes == 0) & (ends <= known.size_bytes)
+        proven = (full | (ends == known.size_bytes)) & (numbers < len(unchanged))
+        proven[proven] = unchanged[numbers[proven]]
+        ids = np.zeros(len(numbers), f"V{ID_BYTES}")
+        ids[proven] = np.frombuffer(known.blocks, f"V{ID_BYTES}")[numbers[proven]]
+        proven[proven] = self._writer.adopt(ids[proven].tobytes())
+        audited = proven & (np.random.default_rng().random(len(proven)) < 1 / AUDIT_ONE_IN)
+        return _Adopted(ids, proven, audited)
+
+    def _audit(self, file: SourceFile, reader: SourceReader, at: int, wanted: int, block_id: bytes) -> None:
+        got, found = self._add(reader, at, wanted)
+        if got != wanted or found != block_id:
+            raise Distrusted(file.meta.path, at)
+
+    # ------------------------------------------------------------ in the procedure's thread
+
+    def _tell(self, span: _Span, alive: Callable[[], None]) -> None:
+        self._done_bytes += span.size_bytes
+        self.read_bytes += span.read_bytes
+        self._watch.advance(self._done_bytes, self._writer.new_bytes)
+        self._watch.step("copying")
+        if time.monotonic() - self._asked_at > ALIVE_EVERY_S:
+            alive()
+            self._asked_at = time.monotonic()
+
+
+@dataclass(frozen=True)
+class _Adopted:
+    """One entry a block of the span: the older id, whether it is adopted, whether it is read all the same."""
+
+    ids: NDArray[np.void]
+    found: Unchanged
+    audited: Unchanged
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.found.all()) and not bool(self.audited.any())
+
+
+def _stored(file: SourceFile, blocks: bytes, size_bytes: int) -> StoredFile:
+    meta = file.meta
+    if meta.size_bytes != size_bytes:
+        meta = replace(meta, size_bytes=size_bytes)
+    return StoredFile(meta, blocks)

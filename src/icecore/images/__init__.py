@@ -1,0 +1,308 @@
+"""Level-1 images: a cluster's files, cloned on their own file system so that both share every block (XFS, btrfs).
+
+A clone costs metadata only, whatever the size, and stays as it is while the live file changes: writing to a shared
+block gives the writer a new one. Two uses follow:
+
+* ``NewImage.take`` copies files in the time that their extents take: a backup holds the server for that long only;
+* ``KeptImage.unchanged`` tells which blocks of a new clone need not be read, because the older one pins the same ones.
+
+An image is a faster way in, never the only copy: it is kept only for a backup whose manifest is in the repository, and
+may be dropped at any moment. ``.icecore-images/<cluster>/<backup>`` lies beside the data directory and each tablespace,
+one on each file system; ``<backup>.seal`` beside it says what its files were when it was finished.
+
+The directory beside the data may belong to the servers' user, who could plant links there. So each level is opened
+without following links, must belong to us and be closed to others, and everything below is reached through the open
+descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from icecore.errors import StorageFull
+from icecore.images.clones import CannotClone, clone_file, share, sync_file_system
+from icecore.images.extents import NoMap, Seal, own_bytes, unchanged_blocks
+
+PLACE = ".icecore-images"
+PARTIAL, SEAL = ".partial", ".seal"
+DISTRUSTED = "distrusted"
+FREE_AT_LEAST = 0.10  # of the file system: an image pins what the live database gives up
+
+__all__ = ["CannotClone", "Images", "KeptImage", "NewImage", "Root", "open_roots"]
+
+
+@dataclass(frozen=True)
+class Root:
+    """Where images of one cluster lie on one file system. ``path`` leads through an open descriptor."""
+
+    device: int
+    descriptor: int
+    named: Path  # for people and for the next process
+
+    @property
+    def path(self) -> Path:
+        return Path(f"/proc/self/fd/{self.descriptor}")
+
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.path.iterdir()]
+
+    def free_share(self) -> float:
+        space = os.fstatvfs(self.descriptor)
+        return space.f_bavail / space.f_blocks if space.f_blocks else 0.0
+
+
+def open_roots(cluster_id: str, parents: Sequence[Path], *, create: bool) -> list[Root]:
+    """One root for each file system of ``parents`` on which we may have one; the first parent of each counts."""
+    roots: dict[int, Root] = {}
+    for parent in parents:
+        with contextlib.suppress(OSError):
+            device = parent.stat().st_dev
+            if device not in roots:
+                roots[device] = Root(device, _descend(parent, cluster_id, create=create), parent / PLACE / cluster_id)
+    return list(roots.values())
+
+
+def _descend(parent: Path, cluster_id: str, *, create: bool) -> int:
+    """An open descriptor of the cluster's directory. ``OSError`` where it is not there or not safely ours."""
+    here = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name in (PLACE, cluster_id):
+        try:
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=here)
+            below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+        finally:
+            os.close(here)
+        here = below
+        status = os.fstat(here)
+        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+            os.close(here)
+            raise PermissionError(f"{parent / PLACE} is not ours alone")
+    return here
+
+
+class Images:
+    """The images of one cluster on this host. One process at a time: whoever holds the cluster's lease."""
+
+    def __init__(self, cluster_id: str, parents: Sequence[Path], *, create: bool = True) -> None:
+        self._roots = open_roots(cluster_id, parents, create=create)
+
+    @property
+    def places(self) -> list[Path]:
+        return [root.named for root in self._roots]
+
+    def __enter__(self) -> Images:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for root in self._roots:
+            os.close(root.descriptor)
+        self._roots = []
+
+    def free_share(self) -> float:
+        """Of the fullest file system that holds images; 1.0 where there are none."""
+        return min((root.free_share() for root in self._roots), default=1.0)
+
+    def begin(self, backup_id: str) -> NewImage | None:
+        """A new image; None where no file system has room for one. What a killed run left half-made goes first."""
+        self._drop(lambda name: name.endswith(PARTIAL))
+        roots = [root for root in self._roots if root.free_share() >= FREE_AT_LEAST]
+        return NewImage(roots, backup_id) if roots else None
+
+    def backup_ids(self) -> list[str]:
+        """Backups that have a sealed image on any of the file systems, newest first."""
+        found = {name for root in self._roots for name in root.names() if _sealed(root, name)}
+        return sorted(found, key=lambda name: (len(name), name), reverse=True)
+
+    def kept(self, backup_id: str) -> KeptImage:
+        return KeptImage([root for root in self._roots if _sealed(root, backup_id)], backup_id)
+
+    def keep_only(self, backup_id: str) -> None:
+        """Drop all other sealed ones; with an empty id, all."""
+        self._drop(lambda name: not name.endswith(PARTIAL) and name.removesuffix(SEAL) != backup_id)
+
+    def distrust(self, reason: str) -> None:
+        """From now on nothing is concluded from maps here, and no image is kept, until a person removes the mark."""
+        for root in self._roots:
+            _write_durably(root, DISTRUSTED, reason.encode())
+        self.keep_only("")
+
+    def distrusted(self) -> bool:
+        return any((root.path / DISTRUSTED).exists() for root in self._roots)
+
+    def _drop(self, goes: Callable[[str], bool]) -> None:
+        for root in self._roots:
+            names = [name for name in root.names() if name != DISTRUSTED and goes(name)]
+            # the seal first: what is half removed must not look whole
+            for name in sorted(names, key=lambda name: not name.endswith(SEAL)):
+                _remove(root.path / name)
+
+
+def _sealed(root: Root, name: str) -> bool:
+    return not name.endswith((PARTIAL, SEAL)) and (root.path / f"{name}{SEAL}").exists()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class NewImage:
+    """An image that is being made. ``take`` may be called by several threads."""
+
+    def __init__(self, roots: Sequence[Root], backup_id: str) -> None:
+        self.backup_id = backup_id
+        self._roots = {root.device: root for root in roots}
+        self._made: set[Path] = set()
+        self._lock = threading.Lock()
+        self._taken: dict[int, list[str]] = {}  # device -> paths
+
+    def take(self, path: str, source: Path) -> Path | None:
+        """A clone of ``source``, to be read instead of it; None where its file system cannot share blocks.
+
+        ``path``: its name in the backup. Errors: FileNotFoundError (dropped meanwhile), EngineFailed, StorageFull.
+        """
+        device = source.stat().st_dev
+        root = self._roots.get(device)
+        if root is None:
+            return None
+        target = self._directory(root) / path
+        try:
+            self._make(target.parent)
+            clone_file(source, target)
+        except CannotClone:
+            return None
+        with self._lock:
+            self._taken.setdefault(device, []).append(path)
+        return target
+
+    def sync(self) -> None:
+        """Durable, and room left for the living."""
+        for root in self._roots.values():
+            sync_file_system(root.descriptor)
+        self.check_space()
+
+    def check_space(self) -> None:
+        """``StorageFull`` before the live database is out of room because of this image."""
+        for root in self._roots.values():
+            if root.free_share() < FREE_AT_LEAST / 2:
+                raise StorageFull(doing="keep an image on", name=root.named, reason="the file system fills up")
+
+    def seal(self, at_least_bytes: int) -> bool:
+        """Keep it: what its larger files are now is written down, then it gets its name. Whether anything is kept."""
+        kept = False
+        for device, paths in self._taken.items():
+            root, seals = self._roots[device], {}
+            for path in paths:
+                descriptor = os.open(self._directory(root) / path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    seal = Seal.of(descriptor)
+                finally:
+                    os.close(descriptor)
+                if seal.size_bytes > at_least_bytes:
+                    seals[path] = [seal.inode, seal.changed_ns, seal.size_bytes]
+            _write_durably(
+                root, f"{self.backup_id}{SEAL}", json.dumps({"device": root.device, "files": seals}).encode()
+            )
+            self._directory(root).rename(root.path / self.backup_id)
+            os.fsync(root.descriptor)
+            kept = True
+        return kept
+
+    def drop(self) -> None:
+        for root in self._roots.values():
+            _remove(self._directory(root))
+
+    def _directory(self, root: Root) -> Path:
+        return root.path / f"{self.backup_id}{PARTIAL}"
+
+    def _make(self, directory: Path) -> None:
+        if directory not in self._made:
+            with self._lock:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._made.add(directory)
+
+
+class KeptImage:
+    """The sealed image of an earlier backup."""
+
+    def __init__(self, roots: Sequence[Root], backup_id: str) -> None:
+        self.backup_id = backup_id
+        self._seals: dict[str, tuple[Path, Seal]] = {}
+        for root in roots:
+            try:
+                written = json.loads((root.path / f"{backup_id}{SEAL}").read_bytes())
+                for path, (inode, changed_ns, size_bytes) in written["files"].items():
+                    # with another device number, after another mount, no file equals its seal
+                    seal = Seal(int(written["device"]), int(inode), int(changed_ns), int(size_bytes))
+                    self._seals[path] = (root.path / backup_id / path, seal)
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # a seal that cannot be read vouches for nothing
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._seals
+
+    def lay(self, path: str, onto: int, size_bytes: int) -> bool:
+        """Make the open, empty file ``onto`` share the first ``size_bytes`` of the image's ``path``. False if not:
+        another file system, not in the image, or not what was sealed."""
+        if path not in self._seals:
+            return False
+        clone, seal = self._seals[path]
+        try:
+            with _opened(clone) as descriptor:
+                if Seal.of(descriptor) != seal or seal.size_bytes < size_bytes:
+                    return False
+                share(descriptor, onto)
+                os.truncate(onto, size_bytes)
+                return True
+        except (CannotClone, FileNotFoundError):
+            return False
+
+    def pinned_bytes(self) -> int:
+        """What would be free if this image were gone: the extents that nothing else shares."""
+        total = 0
+        for clone, seal in self._seals.values():
+            with contextlib.suppress(NoMap, OSError), _opened(clone) as descriptor:
+                total += own_bytes(descriptor) if Seal.of(descriptor) == seal else 0
+        return total
+
+    def unchanged(self, path: str, newer: Path, block_bytes: int) -> npt.NDArray[np.bool_] | None:
+        """For each block of the clone ``newer`` whether this image surely has the same bytes; None: nothing known."""
+        clone, seal = self._seals[path]
+        try:
+            with _opened(clone) as old, _opened(newer) as new:
+                return unchanged_blocks(old, new, seal, block_bytes)
+        except (NoMap, FileNotFoundError):
+            return None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write_durably(root: Root, name: str, content: bytes) -> None:
+    temporary = f"{name}{PARTIAL}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=root.descriptor)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    os.rename(temporary, name, src_dir_fd=root.descriptor, dst_dir_fd=root.descriptor)

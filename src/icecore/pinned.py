@@ -1,0 +1,86 @@
+"""The images that this host keeps: noted in the home, so that they can be found, measured and let go without asking
+the database server, and let go before they take the room that the living database needs.
+
+A note, ``images/<cluster>.json``, names the directories beside which images lie. It is written after a backup left an
+image and goes when nothing is left. Everything here may be called at any time: a backup that compares with an image
+notices when it is gone, and reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from icecore import config as home
+from icecore.catalog import Catalog, clusters
+from icecore.config import Config
+from icecore.images import FREE_AT_LEAST, Images, KeptImage
+
+log = structlog.get_logger()
+
+
+def note(config: Config, cluster_id: str, parents: Sequence[Path]) -> None:
+    """Images of the cluster lie beside these from now on."""
+    (config.home / "images").mkdir(mode=0o700, exist_ok=True)
+    home.write_private(_note(config, cluster_id), json.dumps([str(parent) for parent in parents]).encode())
+
+
+def let_go(config: Config, catalog: Catalog, cluster_id: str, *, but: str = "") -> None:
+    """Drop the cluster's images, except that of backup ``but``."""
+    with _images(config, cluster_id) as images:
+        images.keep_only(but)
+        if not images.backup_ids():
+            _note(config, cluster_id).unlink(missing_ok=True)
+    clusters.imaged(catalog, cluster_id, but, image_bytes=0)
+
+
+def guard(config: Config, catalog: Catalog) -> None:
+    """Let images go where their file system has less than a tenth free: the living come first, and each image's backup
+    is in the repository. Cheap; called every few seconds."""
+    for cluster_id in _noted(config):
+        with _images(config, cluster_id) as images:
+            free = images.free_share()
+        if free < FREE_AT_LEAST:
+            log.warning("images are let go: their file system fills up", cluster=cluster_id, free_share=round(free, 3))
+            let_go(config, catalog, cluster_id)
+
+
+def measure(config: Config, catalog: Catalog) -> None:
+    """What each cluster's image pins by now that nothing else uses. Reads the map of every larger file."""
+    for cluster_id in _noted(config):
+        with _images(config, cluster_id) as images:
+            found = images.backup_ids()
+            if found:
+                clusters.imaged(catalog, cluster_id, found[0], image_bytes=images.kept(found[0]).pinned_bytes())
+
+
+@contextmanager
+def image_of(config: Config, cluster_id: str, backup_id: str) -> Iterator[KeptImage | None]:
+    """The image of a backup, if this host keeps one; it may be let go meanwhile."""
+    with _images(config, cluster_id) as images:
+        yield images.kept(backup_id) if backup_id in images.backup_ids() else None
+
+
+@contextmanager
+def _images(config: Config, cluster_id: str) -> Iterator[Images]:
+    with Images(cluster_id, _parents(config, cluster_id), create=False) as images:
+        yield images
+
+
+def _noted(config: Config) -> list[str]:
+    return sorted(path.stem for path in (config.home / "images").glob("*.json"))
+
+
+def _parents(config: Config, cluster_id: str) -> list[Path]:
+    try:
+        return [Path(parent) for parent in json.loads(_note(config, cluster_id).read_bytes())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _note(config: Config, cluster_id: str) -> Path:
+    return config.home / "images" / f"{cluster_id}.json"
