@@ -25,6 +25,7 @@ from alibabacloud_tea_openapi.models import Config
 from aliyunsdkcore.acs_exception.exceptions import ServerException
 from aliyunsdkcore.client import AcsClient
 from aliyunsdkcore.request import RpcRequest
+
 from station import Station
 
 NODE = Path(__file__).parent / "node"

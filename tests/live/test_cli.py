@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from station import ICECORE, Station, until
 
 import world
+from station import ICECORE, Station, until
 from world import PostgresWorld, fingerprint
 
 

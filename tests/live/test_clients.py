@@ -21,8 +21,8 @@ from alibabacloud_tea_openapi.exceptions import ClientException
 from clients import Current, Legacy, OfficialClient, Refusal, Wire, as_modelled, current_sdk, node
 from darabonba.exceptions import UnretryableException
 from darabonba.runtime import RuntimeOptions
-from station import Station, until
 
+from station import Station, until
 from world import PostgresWorld, fingerprint, sql
 
 # Characters that the clients encode each in their own way

@@ -22,10 +22,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from station import Station, until
 
 from icecore import config
 from icecore.app import App
+from station import Station, until
 from world import PostgresWorld, fingerprint
 
 QUOTA_MESSAGE = "Exceeding the daily backup times of this DB cluster"

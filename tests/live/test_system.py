@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from station import Station, until
 
 import world
 from icecore.errors import IcecoreError
+from station import Station, until
 from world import Ledger, PostgresWorld, fingerprint, inspect, sql
 
 DISTURB = (

@@ -32,6 +32,7 @@ from icecore.console.visit import Site, Visit
 
 def pages(gateway: Gateway, backend: ConsoleBackend) -> list[BaseRoute]:
     """Routes for ``api.server.build_app``."""
+    view.load()
     site = Site(gateway, backend)
     signing = signing_in.SigningIn(site)
     private, open_ = site.private, site.open

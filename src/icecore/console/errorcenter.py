@@ -51,9 +51,7 @@ def index(visit: Visit) -> Response:
     """All codes, or what a search found."""
     text = visit.query.get("q", "").strip()
     found = explain.search(text) if text else None
-    wanted = explain.request_id(_asked(visit)) or (
-        found.request_id if found else ""
-    )
+    wanted = explain.request_id(_asked(visit)) or (found.request_id if found else "")
     looked_up = _look_up(visit, wanted, q=text[: explain.QUERY_LENGTH])
 
     # a RequestId alone leads to the code that its call was answered with

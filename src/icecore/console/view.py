@@ -85,6 +85,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -97,6 +98,13 @@ def _environment() -> Environment:
     environment.tests.update(unfinished=pace.unfinished)
     environment.globals.update(asset=_asset, link=link, version=__version__)
     return environment
+
+
+def load() -> None:
+    """Read all templates and static files now: a package that is upgraded under a running server changes no page."""
+    _static()
+    for name in _environment().list_templates():
+        _environment().get_template(name)
 
 
 def _asset(name: str) -> str:
