@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 from window import Opening, Window
 
+import world
 from station import Station
 
 CHROMIUM = "/usr/bin/chromium"
@@ -48,8 +49,10 @@ def opening(browser: Browser) -> Iterator[Opening]:
     assert not noted, "\n".join(noted)
 
 
-@pytest.fixture(scope="module")
-def serving(ground: Path) -> Iterator[Station]:
-    """An installation that a module's tests share, without a cluster."""
-    with Station(ground) as station:
+@pytest.fixture(scope="session")
+def serving() -> Iterator[Station]:
+    """An installation without a cluster, for tests that leave it as it was but for its calls."""
+    directory = world.new_place()
+    with Station(directory) as station:
         yield station
+    shutil.rmtree(directory, ignore_errors=True)
