@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from window import ROOT
+from window import PICTURES, ROOT
 
 from station import ICECORE
 from world import PostgresWorld, fingerprint, free_port
@@ -131,3 +131,10 @@ def test_every_picture_is_there() -> None:
     for said, path in pictures:
         assert len(said) > 15
         assert (ROOT / "docs" / path).stat().st_size > 5_000
+
+
+def test_all_pictures_together_stay_small() -> None:
+    """They are kept with the sources; each is below ``PICTURE_BYTES`` when it is taken."""
+    sizes = [each.stat().st_size for each in PICTURES.iterdir()]
+    assert len(sizes) > 100
+    assert sum(sizes) < 4_000_000
