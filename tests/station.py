@@ -53,7 +53,7 @@ class Station:
             **self._user,
         )
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        return str(done.stdout)
 
     def start(self, *options: str, env: Mapping[str, str] | None = None, listen: str = "127.0.0.1:0") -> Station:
         self._server = self.process("serve", "--listen", listen, *options, env=env)
@@ -129,7 +129,7 @@ class Station:
             found = self.job(job_id)
             return found if found["state"] in ENDED else None
 
-        found = until(ended, timeout_s)
+        found: dict[str, Any] = until(ended, timeout_s)
         assert found["state"] == state, found
         return found
 
