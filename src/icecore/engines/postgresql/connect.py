@@ -133,7 +133,8 @@ def table(result: PGresult) -> list[list[bytes | None]]:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split()) or "the connection was lost"
+    lines = (" ".join(line.split()) for line in message.splitlines())
+    return "; ".join(filter(None, lines)) or "the connection was lost"
 
 
 def _with_advice(reason: str) -> str:
