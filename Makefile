@@ -11,7 +11,8 @@ STAMPS := .tools/stamps
 # Through a link (see scripts/setup_python.sh) to a path that other users can execute.
 PYTHON = $(shell readlink -f .venv)/bin/python
 MAJORS ?= 13 14 16 17 18
-WORKERS ?= 2
+# more than cores: a third of the time a test waits for a server to start or a second to pass
+WORKERS ?= 3
 SOAK_ROUNDS ?= 5
 
 .PHONY: help setup demo test lint bench soak docs lock clean
@@ -26,7 +27,7 @@ demo: system-demo $(STAMPS)/python
 	@$(PYTHON) scripts/demo.py $(if $(KEEP),--keep)
 
 test: setup
-	$(PYTHON) -m pytest -n $(WORKERS) $(TESTS)
+	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 lint: system-demo $(STAMPS)/python
 	$(PYTHON) -m ruff check src tests scripts bench contrib
