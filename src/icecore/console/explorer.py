@@ -161,16 +161,17 @@ def _call(visit: Visit, chosen: Chosen) -> Called:
 
     # remember it, without secrets
     answered = given.body.decode("utf-8", "replace")
-    pairs = explorer_shown.masked_pairs(chosen.operation, request.pairs())
+    sent = request.pairs()
+    kept = explorer_shown.masked(chosen.operation, given.content_type, answered)
     visit.doors.backend.records.keep_explored(
         visit.doors.key.id,
         request_id=given.request_id,
         action=chosen.operation.name,
         version="V3" if signature.is_v3(request) else "V1",
-        pairs=signature.canonical_query(pairs),
+        pairs=signature.canonical_query(explorer_shown.masked_pairs(chosen.operation, sent)),
         status=given.status,
         content_type=given.content_type,
-        body=explorer_shown.masked(chosen.operation, given.content_type, answered)[: explorer_shown.KEPT_LENGTH],
+        body=explorer_shown.unechoed(chosen.operation, sent, kept)[: explorer_shown.KEPT_LENGTH],
         called_at=visit.now,
         took_ms=took_ms,
     )

@@ -7,8 +7,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from xml.sax.saxutils import escape
 
-from icecore.api import answer, contract
+from icecore.api import answer, contract, signature
 from icecore.api.contract import Field, Operation
 from icecore.api.explain import entries
 
@@ -132,6 +133,20 @@ def masked_pairs(operation: Operation, pairs: list[tuple[str, str]]) -> list[tup
     own = {parameter.name: parameter for parameter in operation.bound()}
     found = [(name, value, own.get(name.split(".")[0])) for name, value in pairs]
     return [(name, MASK if p.private else value) for name, value, p in found if p is not None]
+
+
+def unechoed(operation: Operation, pairs: list[tuple[str, str]], text: str) -> str:
+    """An answer without the secrets that the call held: a refusal may say what was signed, each value encoded twice."""
+    own = {parameter.name: parameter for parameter in operation.bound()}
+    for name, value in pairs:
+        parameter = own.get(name.split(".")[0])
+        if parameter is None or not parameter.private or not value:
+            continue
+        once = signature.percent(value)
+        written = (signature.percent(once), once, json.dumps(value, ensure_ascii=False)[1:-1], escape(value), value)
+        for form in sorted(set(written), key=len, reverse=True):
+            text = text.replace(form, MASK)
+    return text
 
 
 def _secret_names(fields: tuple[Field, ...]) -> Iterator[str]:

@@ -35,6 +35,17 @@ def drop_cookie(response: Response, scheme: str) -> None:
     response.delete_cookie(cookie_name(scheme), path="/", secure=scheme == "https", httponly=True, samesite="lax")
 
 
+def token_of(http: HttpRequest) -> str:
+    """The cookie's value. Only its exact name counts: readers of cookies strip more than browsers do, and what they
+    take for ``__Host-`` may be a name that an unencrypted page was let to set."""
+    found = ""
+    for line in http.headers.getlist("cookie"):
+        for part in line.split(";"):
+            name, _, value = part.strip(" \t").partition("=")
+            found = value if name == cookie_name(http.scope["scheme"]) else found
+    return found
+
+
 def form_token(token: str) -> str:
     """What the session's forms carry."""
     return hmac.new(token.encode(), b"form", hashlib.sha256).hexdigest()
@@ -46,8 +57,10 @@ def same_form(token: str, given: str) -> bool:
 
 def from_this_host(http: HttpRequest) -> bool:
     """A form's origin is this server. Browsers say it in one of two headers; other clients have no cookie to abuse."""
-    origin = http.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != http.headers.get("host"):
+    origin, host = http.headers.get("origin"), http.headers.get("host")
+    # a proxy may have ended TLS before us; what was encrypted up to here never comes from a page that was not
+    ours = [f"https://{host}"] if http.scope["scheme"] == "https" else [f"https://{host}", f"http://{host}"]
+    if origin is not None and origin not in ours:
         return False
     return http.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
 
@@ -87,14 +100,19 @@ def network(address: str) -> str:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    if parsed.version == 4:
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped  # how IPv4 comes to a server that listens on [::]
+    if parsed.version == 4 or parsed.is_loopback:
         return str(parsed)
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def safe_next(path: str) -> str:
     """Where to go after signing in: a page of ours, whatever was asked for."""
-    parts = urlsplit(path)
+    try:
+        parts = urlsplit(path)
+    except ValueError:  # half an IPv6 address, letters that look like others
+        return "/console"
     plain = all(" " < letter < "\x7f" and letter != "\\" for letter in path)
     ours = any(parts.path == start or parts.path.startswith(start + "/") for start in OUR_PATHS)
     if plain and ours and not parts.scheme and not parts.netloc and "//" not in parts.path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from starlette.responses import RedirectResponse, Response
 
 from icecore.api.signature import AccessKey
@@ -16,6 +18,7 @@ class SigningIn:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._backend = site.backend
+        self._one_by_one = threading.Lock()
 
     def form(self, visit: Visit) -> Response:
         """The page to sign in on. A link is used by its button, not by looking: mail programs open every link."""
@@ -28,16 +31,14 @@ class SigningIn:
         wanted = form.get("next", "")
         sender = session.network(visit.address)
         try:
-            if not form.get("link") and self._backend.records.failures(sender, visit.now) >= session.FAILURES_ALLOWED:
-                raise TooManySignIns()
-            key = self._key(visit)
+            with self._one_by_one:
+                key = self._allowed(visit, sender)
         except TooManySignIns as error:
             self._site.note(visit, SIGN_IN, "", error.wire_code(), error.status)
             return self._page(visit, error, wanted=wanted)
         except IcecoreError as error:
             # an id that nobody has is not noted: people paste secrets into the wrong field
             known = self._backend.find_key(form.get("access_key_id", "").strip())
-            self._backend.records.note_failure(sender, visit.now)
             self._site.note(visit, SIGN_IN, known.id if known else "", error.wire_code(), error.status)
             return self._page(visit, error, wanted=wanted)
 
@@ -56,6 +57,17 @@ class SigningIn:
         response = RedirectResponse("/console/sign-in", 303, view.HEADERS)
         session.drop_cookie(response, visit.scheme)
         return response
+
+    def _allowed(self, visit: Visit, sender: str) -> AccessKey:
+        """The key of an attempt, unless its sender had enough of them. A failure is counted before the next attempt is
+        looked at: many at the same moment are not more than one after the other."""
+        if not visit.form.get("link") and self._backend.records.failures(sender, visit.now) >= session.FAILURES_ALLOWED:
+            raise TooManySignIns()
+        try:
+            return self._key(visit)
+        except IcecoreError:
+            self._backend.records.note_failure(sender, visit.now)
+            raise
 
     def _key(self, visit: Visit) -> AccessKey:
         form = visit.form

@@ -30,6 +30,7 @@ FORM_LIMIT_BYTES = 256 * 1024
 FIELDS_AT_MOST = 300
 QUERY_LIMIT_BYTES = 16 * 1024
 THREADS = 32
+HOST_LENGTH = 300  # the longest name there can be, with a port
 HOST_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-:[]")
 
 log = structlog.get_logger("icecore.console")
@@ -154,10 +155,10 @@ class Site:
             path=http.url.path,
             scheme=http.scope["scheme"],
             # it stands in samples that people run; what is no host's name does not
-            host=host if host and set(host) <= HOST_LETTERS else "localhost",
+            host=host if 0 < len(host) <= HOST_LENGTH and set(host) <= HOST_LETTERS else "localhost",
             address=http.client.host if http.client else "",
             now=int(self.gateway.clock()),
-            query=_pairs(raw_query) if len(raw_query) <= QUERY_LIMIT_BYTES else {},
+            query=_query(raw_query),
             form={},
             part={name: str(value) for name, value in http.path_params.items()},
             raw_query=raw_query,
@@ -166,7 +167,7 @@ class Site:
 
     def let_in(self, visit: Visit, http: HttpRequest, used: bool = True) -> None:
         """Give the visit its doors if its cookie opens a living session. ``used``: see ``session.living_key``."""
-        token = http.cookies.get(session.cookie_name(visit.scheme), "")
+        token = session.token_of(http)
         key = session.living_key(self.backend, token, visit.now, used=used)
         if key is not None:
             visit.token = token
@@ -194,7 +195,9 @@ class Site:
             duration_ms=0,
             source=visit.address,
             origin="console",
-            mutates=True,  # a session begins or ends: it belongs to what an audit shows first
+            # a session begins or ends: it belongs to what an audit shows first. What strangers try does not, since
+            # they could wash away with it what others did
+            mutates=bool(access_key_id),
         )
         self.backend.note(record)
 
@@ -207,6 +210,14 @@ def failure(visit: Visit, error: IcecoreError, request_id: str = "") -> Response
 def _to_sign_in(visit: Visit) -> Response:
     wanted = visit.here if visit.method == "GET" else "/console"
     return RedirectResponse(f"/console/sign-in?next={quote(wanted, safe='')}", 303, {**view.HEADERS})
+
+
+def _query(raw: str) -> dict[str, str]:
+    """Nothing of an address that is too long or has too many fields: the page is shown as if nothing were asked."""
+    try:
+        return _pairs(raw) if len(raw) <= QUERY_LIMIT_BYTES else {}
+    except InvalidParameter:
+        return {}
 
 
 def _pairs(encoded: str) -> dict[str, str]:
