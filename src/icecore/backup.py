@@ -13,7 +13,7 @@ from pathlib import Path
 from icecore import __version__, errors
 from icecore.copying import Copier, Watch
 from icecore.engines import Engine, Probe
-from icecore.imaging import Imaging
+from icecore.imaging import Imaging, Noting
 from icecore.model import BackupFacts, BackupMode, Boundary, Phase
 from icecore.repository import Repository, StoredFile
 
@@ -51,10 +51,11 @@ def run(
     *,
     scratch: Path,
     threads: int,
-    images: bool = True,
+    images: Noting | None = lambda parents: None,
 ) -> BackupDone:
     """Make one full backup. ``scratch`` is an empty directory of this run's own, for captured logs. ``images``: hold
-    the server only as long as its files take to be cloned, where its file systems can do that.
+    the server only as long as its files take to be cloned, where its file systems can do that; called before with the
+    directories beside which images will lie. None: read everything at once.
 
     Errors: EngineRefused, EngineUnreachable, EngineFailed, StorageFailed, LeaseHeld, Damaged.
     """
@@ -80,7 +81,7 @@ def run(
 
             # Every file is cloned where its file system can share blocks, and read later; the others are read now
             imaging = Imaging(
-                order.cluster_id, order.backup_id, session, block_bytes=repository.block_bytes, enabled=images
+                order.cluster_id, order.backup_id, session, block_bytes=repository.block_bytes, noting=images
             )
             image = until_end.enter_context(imaging)
             to_read = image.take(session.files(), threads)

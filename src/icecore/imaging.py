@@ -9,8 +9,9 @@ import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,15 +24,18 @@ from icecore.repository import Repository, StoredFile
 PAGE_WARNING = "page checksum does not match"  # see engines.postgresql.files: such a file is read each time
 FILES_A_TASK = 64
 
+Noting = Callable[[tuple[Path, ...]], None]  # told beside which directories images will lie, before there is one
+
 
 class Imaging:
     """``take`` during the session, ``copy`` after it, ``keep`` once the backup exists."""
 
     def __init__(
-        self, cluster_id: str, backup_id: str, session: BackupSession, *, block_bytes: int, enabled: bool
+        self, cluster_id: str, backup_id: str, session: BackupSession, *, block_bytes: int, noting: Noting | None
     ) -> None:
         self._cluster_id, self._backup_id, self._block_bytes = cluster_id, backup_id, block_bytes
-        self.parents = session.neighbours() if enabled and not session.ordered else ()
+        self.parents = session.neighbours() if noting and not session.ordered else ()
+        self._noting = noting or (lambda parents: None)
         self._images = Images(cluster_id, self.parents)
         self._image: NewImage | None = None
         self._clones: list[SourceFile] = []
@@ -39,6 +43,8 @@ class Imaging:
         self._facts: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
+        if self.parents:
+            self._noting(self.parents)
         self._image = self._images.begin(self._backup_id)
         return self
 
@@ -116,7 +122,13 @@ class Imaging:
         return clones, left
 
     def _known(self, repository: Repository) -> dict[str, Known]:
-        """What the newest earlier backup that still has its image knows of the cloned files, by path."""
+        """What the newest earlier backup that still has its image knows of the cloned files, by path. Nothing where it
+        cannot be read: this backup must not fail for that one."""
+        with contextlib.suppress(errors.Damaged, errors.BackupNotFound):
+            return self._known_of_newest(repository)
+        return {}
+
+    def _known_of_newest(self, repository: Repository) -> dict[str, Known]:
         if self._images.distrusted():
             return {}
         for backup_id in self._images.backup_ids():

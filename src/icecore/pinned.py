@@ -1,8 +1,8 @@
 """The images that this host keeps: noted in the home, so that they can be found, measured and let go without asking
 the database server, and let go before they take the room that the living database needs.
 
-A note, ``images/<cluster>.json``, names the directories beside which images lie. It is written after a backup left an
-image and goes when nothing is left. Everything here may be called at any time: a backup that compares with an image
+A note, ``images/<cluster>.json``, names the directories beside which images lie. It is written before the first image
+is begun and goes when nothing is left. Everything here may be called at any time: a backup that compares with an image
 notices when it is gone, and reads.
 """
 
@@ -29,13 +29,21 @@ def note(config: Config, cluster_id: str, parents: Sequence[Path]) -> None:
     home.write_private(_note(config, cluster_id), json.dumps([str(parent) for parent in parents]).encode())
 
 
-def let_go(config: Config, catalog: Catalog, cluster_id: str, *, but: str = "") -> None:
-    """Drop the cluster's images, except that of backup ``but``."""
+def show(config: Config, catalog: Catalog, cluster_id: str) -> None:
+    """Say in the catalog which backup has an image: the newest of those that are there."""
     with _images(config, cluster_id) as images:
-        images.keep_only(but)
-        if not images.backup_ids():
+        found = images.backup_ids()
+    clusters.imaged(catalog, cluster_id, found[0] if found else "", image_bytes=0)
+
+
+def let_go(config: Config, catalog: Catalog, cluster_id: str, *, unfinished: bool = False) -> None:
+    """Drop the cluster's images. ``unfinished``: also what a killed backup left; only where none can be running."""
+    with _images(config, cluster_id) as images:
+        images.keep_only("")
+        if unfinished:
+            images.drop_unfinished()
             _note(config, cluster_id).unlink(missing_ok=True)
-    clusters.imaged(catalog, cluster_id, but, image_bytes=0)
+    clusters.imaged(catalog, cluster_id, "", image_bytes=0)
 
 
 def guard(config: Config, catalog: Catalog) -> None:

@@ -75,17 +75,18 @@ class BackupTask(_Base):
                 self.watch,
                 scratch=scratch,
                 threads=self.config.threads,
-                images=self.config.images,
+                images=self._note_images if self.config.images else None,
             )
 
         def finish() -> None:
             jobs.finish_backup(self.catalog, self.held, done.facts, done.new_bytes)
-            if done.imaged:
-                with _best_effort("noting the image"):
-                    pinned.note(self.config, cluster.id, done.image_parents)
-                    clusters.imaged(self.catalog, cluster.id, self.held.backup_id, image_bytes=0)
+            with _best_effort("noting which image is kept"):
+                pinned.show(self.config, self.catalog, cluster.id)
 
         return finish
+
+    def _note_images(self, parents: tuple[Path, ...]) -> None:
+        pinned.note(self.config, self.held.cluster_id, parents)
 
     def undo(self) -> None:
         """A manifest that slipped through goes first (the set was called failed), then the blocks nobody names."""
@@ -188,7 +189,7 @@ class DeleteClusterTask(_Base):
             with server_lock(self.config, cluster.id):
                 remove_cluster_directory(self.config, cluster.id)
         with _best_effort("letting its images go"):
-            pinned.let_go(self.config, self.catalog, cluster.id)
+            pinned.let_go(self.config, self.catalog, cluster.id, unfinished=True)
         home.forget_password(self.config, cluster.id)
         return lambda: jobs.finish_cluster_removal(self.catalog, self.held)
 

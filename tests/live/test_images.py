@@ -186,6 +186,33 @@ def test_a_kill_at_each_step_leaves_no_half_image(place: Path, shared: PostgresW
         assert images_of(shared, cluster_id) == [last["backup_id"]]
         _, dsn = station.restore(cluster_id, last["backup_id"])
         assert fingerprint(dsn) == fingerprint(shared.dsn())
+        # removed right after a kill: what the killed run left goes with the cluster
+        station.stop()
+        station.start(env={"ICECORE_FAIL_AT": "imaged"})
+        job_id = station.create(cluster_id)
+        station.wait_for_death()
+        station.start("--no-worker")
+        station.call("CancelJob", job_id=job_id)
+        station.stop()
+        station.start()
+        station.wait(job_id, state="cancelled")
+        assert [name for name in images_of(shared, cluster_id) if name.endswith(".partial")]
+        station.call("DeleteDBCluster", db_cluster_id=cluster_id)
+        until(lambda: images_of(shared, cluster_id) == [])
+
+
+def test_a_damaged_earlier_backup_does_not_stand_in_the_way(place: Path, shared: PostgresWorld) -> None:
+    with Station(place) as station:
+        cluster_id = station.add(shared)
+        first = station.backup(cluster_id)
+        manifest = station.home / "repository" / "clusters" / cluster_id / "manifests" / first["backup_id"]
+        broken = bytearray(manifest.read_bytes())
+        broken[len(broken) // 2] ^= 1
+        manifest.chmod(0o600)
+        manifest.write_bytes(broken)
+        second = station.backup(cluster_id)
+        assert image_facts(station, second["backup_id"])["read_bytes"] > 60_000_000
+        assert images_of(shared, cluster_id) == [second["backup_id"]]
 
 
 def test_what_the_servers_user_plants_beside_its_data_leads_nowhere(place: Path, shared: PostgresWorld) -> None:

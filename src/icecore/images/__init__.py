@@ -116,9 +116,12 @@ class Images:
 
     def begin(self, backup_id: str) -> NewImage | None:
         """A new image; None where no file system has room for one. What a killed run left half-made goes first."""
-        self._drop(lambda name: name.endswith(PARTIAL))
+        self.drop_unfinished()
         roots = [root for root in self._roots if root.free_share() >= FREE_AT_LEAST]
         return NewImage(roots, backup_id) if roots else None
+
+    def drop_unfinished(self) -> None:
+        self._drop(lambda name: name.endswith(PARTIAL))
 
     def backup_ids(self) -> list[str]:
         """Backups that have a sealed image on any of the file systems, newest first."""
