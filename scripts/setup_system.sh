@@ -41,7 +41,12 @@ case $purpose in
         need mono-mcs command -v mcs
         need g++ command -v g++
         ;;
-    bench) need pgbackrest command -v pgbackrest ;;
+    bench)
+        need pgbackrest command -v "${ICECORE_BENCH_PGBACKREST:-pgbackrest}"
+        # for --file-system
+        need xfsprogs test -x /usr/sbin/mkfs.xfs
+        need btrfs-progs test -x /usr/sbin/mkfs.btrfs
+        ;;
 esac
 
 if [ ${#missing[@]} = 0 ]; then
