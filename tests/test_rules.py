@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "icecore"
 TESTS = ROOT / "tests"
 
 PURE = {"model", "errors", "explanations", "recovery", "retention"}
-PROCEDURES = {"backup", "copying", "imaging", "restore", "verify", "archive", "prune"}
+PROCEDURES = {"backup", "copying", "pace", "imaging", "restore", "verify", "archive", "prune"}
 CONTRACTS = {"storage", "engines", "repository"}  # the packages' own names; "storage.local" is not among them
 WORK = {"worker", "tasks", "watch", "keeper", "pinned"}  # the worker and its pieces
 PARTS = {"storage.*", "engines.*", "repository.*"}

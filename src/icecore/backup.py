@@ -15,6 +15,7 @@ from icecore.copying import Copier, Watch
 from icecore.engines import Engine, Probe
 from icecore.imaging import Imaging, Noting
 from icecore.model import BackupFacts, BackupMode, Boundary, Phase
+from icecore.pace import Pace
 from icecore.repository import Repository, StoredFile
 
 __all__ = ["BackupDone", "BackupOrder", "Watch", "refuse_early", "run"]
@@ -52,10 +53,11 @@ def run(
     scratch: Path,
     threads: int,
     images: Noting | None = lambda parents: None,
+    pace: Pace | None = None,
 ) -> BackupDone:
     """Make one full backup. ``scratch`` is an empty directory of this run's own, for captured logs. ``images``: hold
     the server only as long as its files take to be cloned, where its file systems can do that; called before with the
-    directories beside which images will lie. None: read everything at once.
+    directories beside which images will lie. None: read everything at once. ``pace``: how fast it may read.
 
     Errors: EngineRefused, EngineUnreachable, EngineFailed, StorageFailed, LeaseHeld, Damaged.
     """
@@ -87,7 +89,7 @@ def run(
             to_read = image.take(session.files(), threads)
             watch.step("imaged")
             watch.phase(Phase.UPLOADING, probe.size_bytes)
-            copier = Copier(writer, watch, threads, ordered=session.ordered)
+            copier = Copier(writer, watch, threads, ordered=session.ordered, pace=pace)
             stored = copier.copy(to_read, alive=session.alive)
             watch.step("copied")
 

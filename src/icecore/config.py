@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import stat
 import tomllib
@@ -37,7 +38,10 @@ SETTINGS = {
     "encrypted": "ICECORE_ENCRYPTED",
     "threads": "ICECORE_THREADS",
     "images": "ICECORE_IMAGES",
+    "max_rate": "ICECORE_MAX_RATE",
+    "background": "ICECORE_BACKGROUND",
 }
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Config:
     encrypted: bool
     threads: int  # that read, hash and compress during a backup or restore
     images: bool = True  # where a cluster's file system can share blocks
+    max_rate_bytes_s: int = 0  # that a backup may read; 0: as fast as it goes
+    background: bool = False  # a backup's threads get core and disk only when nobody else wants them
 
     @property
     def catalog_url(self) -> str:
@@ -127,7 +133,18 @@ def load(home: Path) -> Config:
         encrypted=str(values.get("encrypted", "true")).lower() in ("true", "1", "yes"),
         threads=max(1, threads),
         images=str(values.get("images", "true")).lower() in ("true", "1", "yes", "auto"),
+        max_rate_bytes_s=_rate(str(values.get("max_rate", "0")), path),
+        background=str(values.get("background", "false")).lower() in ("true", "1", "yes"),
     )
+
+
+def _rate(text: str, path: Path) -> int:
+    """Bytes a second: ``50MB``, ``0.5 GB``, ``64MiB``, or a plain number; 0 means no limit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B?(?:/s)?", text.strip())
+    rate = int(float(found[1]) * _UNITS[found[2] or ""]) if found else -1
+    if rate < 0 or (rate == 0 and float(found[1] if found else 0)):
+        raise errors.Refused(f"{path}: max_rate must be a size such as 50MB, not {text}", hint="Mend the setting.")
+    return rate
 
 
 # ---------------------------------------------------------------- small private files

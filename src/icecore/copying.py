@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from threading import local
 from typing import Protocol
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from icecore.engines import SourceFile, SourceReader, SourceVanished
 from icecore.model import FileKind, Phase
+from icecore.pace import Pace
 from icecore.repository import StoredFile, Writer
 
 SPAN_BYTES = 64 << 20  # one task reads this much: large enough to be sequential, small enough to share a 1 GiB file
 ALIVE_EVERY_S = 1.0
+LISTEN_EVERY_S = 0.5  # to a cancel, while a span takes its time
 AUDIT_ONE_IN = 128  # of the blocks that need not be read
 ID_BYTES = 32
 
@@ -80,7 +82,7 @@ class Copier:
     ``alive``: called about once a second while the files read are those of a living server.
     """
 
-    def __init__(self, writer: Writer, watch: Watch, threads: int, *, ordered: bool) -> None:
+    def __init__(self, writer: Writer, watch: Watch, threads: int, *, ordered: bool, pace: Pace | None = None) -> None:
         self.read_bytes = 0  # of files; the rest was proven unchanged
         self._writer = writer
         self._watch = watch
@@ -88,6 +90,8 @@ class Copier:
         self._threads = 1 if ordered else threads
         self._block_bytes = writer.block_bytes
         self._span_bytes = SPAN_BYTES - SPAN_BYTES % writer.block_bytes
+        self._pace = pace or Pace()
+        self._ended = threading.Event()  # the copy under way is given up
         self._buffers = local()
         self._done_bytes = 0
         self._asked_at = 0.0
@@ -109,7 +113,8 @@ class Copier:
         ordered = sorted(files, key=lambda file: -file.meta.size_bytes)  # largest first: a short tail
         stored: list[StoredFile] = []
         waiting: deque[tuple[SourceFile, list[Future[_Span]]]] = deque()
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="copy") as pool:
+        self._ended = threading.Event()
+        with ThreadPoolExecutor(self._threads, "copy", self._pace.begin_thread) as pool:
             try:
                 for file in ordered:
                     older = known.get(file.meta.path)
@@ -120,6 +125,7 @@ class Copier:
                 while waiting:
                     stored.extend(self._collect(*waiting.popleft(), alive))
             except BaseException:
+                self._ended.set()
                 pool.shutdown(cancel_futures=True)
                 raise
         return stored
@@ -133,6 +139,9 @@ class Copier:
         blocks, size_bytes = [], 0
         try:
             for future in spans:
+                while not future.done():
+                    wait([future], LISTEN_EVERY_S)
+                    self._listen(alive)
                 span = future.result()
                 self._tell(span, alive)
                 blocks.append(span.blocks)
@@ -163,6 +172,8 @@ class Copier:
         ids, at, read_bytes = [], start, 0
         with file.open() as reader:
             while at < end:
+                if self._ended.is_set():
+                    raise CancelledError
                 wanted = min(self._block_bytes, end - at)
                 number = (at - start) // self._block_bytes
                 if adopted is not None and adopted.found[number]:
@@ -184,6 +195,7 @@ class Copier:
         if not hasattr(self._buffers, "view"):
             self._buffers.view = memoryview(bytearray(self._block_bytes))
         view: memoryview = self._buffers.view
+        self._pace.spend(wanted, self._ended)
         got = reader.read(at, view[:wanted])
         return got, self._writer.add_block(view[:got]) if got else b""
 
@@ -215,6 +227,9 @@ class Copier:
         self._done_bytes += span.size_bytes
         self.read_bytes += span.read_bytes
         self._watch.advance(self._done_bytes, self._writer.new_bytes)
+        self._listen(alive)
+
+    def _listen(self, alive: Callable[[], None]) -> None:
         self._watch.step("copying")
         if time.monotonic() - self._asked_at > ALIVE_EVERY_S:
             alive()

@@ -26,6 +26,7 @@ from icecore.catalog.jobs import Claim
 from icecore.config import Config
 from icecore.engines import RestoredServer, RestoreTarget, ServerPlace
 from icecore.model import BackupFacts, BackupMode, JobKind, facts_from_dict, facts_to_dict
+from icecore.pace import Pace
 from icecore.watch import JobWatch
 
 log = structlog.get_logger()
@@ -76,6 +77,7 @@ class BackupTask(_Base):
                 scratch=scratch,
                 threads=self.config.threads,
                 images=self._note_images if self.config.images else None,
+                pace=Pace(self.config.max_rate_bytes_s, background=self.config.background),
             )
 
         def finish() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from simulated import QuietWatch, SimulatedEngine, SimulatedRestore, some_files,
 
 from icecore import backup, copying, errors, restore
 from icecore.engines import RestoreTarget
+from icecore.pace import Pace
 from icecore.repository import Repository
 from icecore.storage.memory import MemoryStorage
 
@@ -29,11 +32,12 @@ def order(number: int = 1, job_uuid: str = "uuid") -> backup.BackupOrder:
     return backup.BackupOrder(str(number), "pc-1", "orders", job_uuid, client_token="t", token_digest="d")
 
 
-def make(engine, storage, tmp_path: Path, *, number: int = 1, watch=None, threads: int = 2, job_uuid: str = "uuid"):
+def make(
+    engine, storage, tmp_path: Path, *, number: int = 1, watch=None, threads: int = 2, job_uuid: str = "uuid", pace=None
+):
     repository = Repository.open(storage, None)
-    return backup.run(
-        engine, repository, order(number, job_uuid), watch or QuietWatch(), scratch=tmp_path, threads=threads
-    )
+    watch = watch or QuietWatch()
+    return backup.run(engine, repository, order(number, job_uuid), watch, scratch=tmp_path, threads=threads, pace=pace)
 
 
 def restored(storage, place: Path, number: int = 1) -> dict[str, bytes | None]:
@@ -68,6 +72,23 @@ def test_a_span_boundary_inside_a_file(storage, tmp_path, monkeypatch):
     engine = SimulatedEngine({f"f{n}": bytes([n + 1]) * (n * BLOCK_BYTES + n % 3) for n in range(9)})
     make(engine, storage, tmp_path)
     assert restored(storage, tmp_path / "out") == dict(sorted(engine.files.items()))
+
+
+def test_a_slow_backup_is_the_same_backup_and_a_cancel_does_not_wait_for_it(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(copying, "LISTEN_EVERY_S", 0.05)
+    engine = SimulatedEngine({"a": os.urandom(40 * BLOCK_BYTES), "b": b"short"})
+    began = time.monotonic()
+    make(engine, storage, tmp_path, pace=Pace(80 * BLOCK_BYTES))
+    assert time.monotonic() - began >= 0.5  # 40 blocks at 80 a second
+    assert restored(storage, tmp_path / "out") == dict(sorted(engine.files.items()))
+
+    def cancel(name: str) -> None:
+        if name == "copying":
+            raise Stopped
+
+    with pytest.raises(Stopped):  # at one byte a second the first span alone takes a day
+        make(engine, storage, tmp_path, number=2, pace=Pace(1), watch=QuietWatch(cancel))
+    assert Repository.open(storage, None).has("pc-1", "2") is None
 
 
 def test_files_that_vanish_or_are_omitted_are_left_out(storage, tmp_path):

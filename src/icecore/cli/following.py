@@ -15,6 +15,7 @@ from icecore.cli.calls import Calls
 from icecore.cli.output import Output
 
 REDRAW_S = 0.2
+POLL_AT_LEAST_S = 0.05  # a short job's end is noticed at once, a long one is not asked about all the time
 TELL_EVERY_S = 30.0
 JSON_EVERY_S = 1.0
 RATE_OVER_S = 10.0
@@ -77,6 +78,7 @@ def follow(calls: Calls, job_id: str, output: Output) -> dict[str, Any]:
     Where nobody runs jobs, this process does for as long as it waits. Ctrl-C stops the waiting, not the job.
     """
     progress = Progress(output)
+    began = time.monotonic()
     try:
         with calls.working():
             while True:
@@ -85,7 +87,8 @@ def follow(calls: Calls, job_id: str, output: Output) -> dict[str, Any]:
                 progress.show(job, answer.part("items", "job")[0])
                 if job["state"] in ENDED:
                     break
-                time.sleep(REDRAW_S if output.live or job["state"] == "queued" else REDRAW_S * 2)
+                waited_s = time.monotonic() - began
+                time.sleep(REDRAW_S if output.live else min(REDRAW_S * 2, max(POLL_AT_LEAST_S, waited_s / 20)))
     except KeyboardInterrupt:
         progress.end()
         waits = "" if calls.worker_lives() else ", when a worker runs: icecore serve"

@@ -170,6 +170,7 @@ class NewImage:
         self.backup_id = backup_id
         self._roots = {root.device: root for root in roots}
         self._made: set[Path] = set()
+        self._barren: set[int] = set()  # devices whose file system shares no blocks: asked once
         self._lock = threading.Lock()
         self._taken: dict[int, list[str]] = {}  # device -> paths
 
@@ -180,13 +181,15 @@ class NewImage:
         """
         device = source.stat().st_dev
         root = self._roots.get(device)
-        if root is None:
+        if root is None or device in self._barren:
             return None
         target = self._directory(root) / path
         try:
             self._make(target.parent)
             clone_file(source, target)
-        except CannotClone:
+        except CannotClone as refusal:
+            if refusal.never:
+                self._barren.add(device)
             return None
         with self._lock:
             self._taken.setdefault(device, []).append(path)

@@ -12,11 +12,19 @@ from pathlib import Path
 from icecore.errors import EngineFailed, StorageFull
 
 FICLONE = 0x40049409
-_CANNOT = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.ETXTBSY)
+_NEVER = (errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS)  # this file system shares no blocks at all
+_CANNOT = (*_NEVER, errno.EXDEV, errno.EINVAL, errno.EPERM, errno.ETXTBSY)
 
 
 class CannotClone(Exception):
-    """The file system does not share blocks between these two files. Read and copy instead."""
+    """The file system does not share blocks between these two files. Read and copy instead.
+
+    ``never``: nor between any others.
+    """
+
+    def __init__(self, reason: str, *, never: bool) -> None:
+        super().__init__(reason)
+        self.never = never
 
 
 def clone_file(source: Path, target: Path) -> int:
@@ -46,7 +54,7 @@ def share(reading: int, writing: int) -> None:
         fcntl.ioctl(writing, FICLONE, reading)
     except OSError as error:
         if error.errno in _CANNOT:
-            raise CannotClone(str(error.strerror)) from error
+            raise CannotClone(str(error.strerror), never=error.errno in _NEVER) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(doing="clone", name="a file", reason=str(error.strerror)) from error
         raise EngineFailed(doing="cloning a file", reason=str(error.strerror)) from error

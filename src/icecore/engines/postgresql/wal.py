@@ -114,6 +114,7 @@ class LogCapture:
         self._error: IcecoreError | None = None
         self._moved = threading.Condition()
         self._closing = False
+        self._wake = -1  # an eventfd: the end of the capture does not wait for the server's next word
         self._thread: threading.Thread | None = None
         self._replication: ReplicationConnection | None = None
         self._file = -1
@@ -151,6 +152,7 @@ class LogCapture:
                     raise
                 self._identify()
         # 3. Proven, not hoped for: an answer must have come over the stream.
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="icecore-log-capture", daemon=True)
         self._thread.start()
         self.wait_for(self._reserved, timeout_s, "starting the log capture")
@@ -208,8 +210,12 @@ class LogCapture:
         """End thread, connection and with it the slot. Files stay in ``scratch``."""
         self._closing = True
         if self._thread is not None:
+            os.eventfd_write(self._wake, 1)
             self._thread.join()
             self._thread = None
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
         if self._replication is not None:
             self._replication.close()
             self._replication = None
@@ -276,8 +282,9 @@ class LogCapture:
                 feedback_at = time.monotonic() + FEEDBACK_S
             size, data = pgconn.get_copy_data(1)
             if size == 0:
-                readable, _, _ = select.select([pgconn.socket], [], [], 0.2)
-                if readable:
+                left_s = max(0.0, feedback_at - time.monotonic())
+                readable, _, _ = select.select([pgconn.socket, self._wake], [], [], left_s)
+                if pgconn.socket in readable:
                     pgconn.consume_input()
                 continue
             if size < 0:
