@@ -90,11 +90,12 @@ def measure(source: SourceServer, place: Path, given: Given) -> str:
             go.place.mkdir(mode=0o755)
             own(go.place)
             settle(source)
-            archive(source, isinstance(tool, PgBackRest))
+            archive(source, isinstance(tool, PgBackRest))  # its own turns only: nobody else pays for it
             try:
                 taken = turn(tool, go, proven=number == 0)
             finally:
                 tool.end(go)
+            archive(source, False)
             for case, result in taken.items():
                 results[case][tool.name].append(result)
             told = "  ".join(f"{case} {each.taken.wall_s:6.2f} s" for case, each in taken.items())
@@ -161,7 +162,7 @@ def fill(source: SourceServer, config: Path, given: Given) -> None:
 
 
 def archive(source: SourceServer, wanted: bool) -> None:
-    """pgBackRest's archiving is on in its own turns only: nobody else pays for it."""
+    """Into pgBackRest's repository, or nowhere."""
     source.sql("ALTER SYSTEM RESET archive_command" if wanted else f"ALTER SYSTEM SET archive_command = '{NO_ARCHIVE}'")
     source.sql("SELECT pg_reload_conf()")
     time.sleep(0.5)
