@@ -201,9 +201,9 @@ class _Layer:
         with _translated(place):
             descriptor = os.open(place, os.O_WRONLY | os.O_NOFOLLOW)
             try:
-                for at in range(start, end, block_bytes):
-                    number = at // block_bytes
-                    block = self._reader.block(file.blocks[number * BLOCK_ID_BYTES : (number + 1) * BLOCK_ID_BYTES])
+                first, behind = start // block_bytes, -(-end // block_bytes)
+                blocks = self._reader.blocks(file.blocks[first * BLOCK_ID_BYTES : behind * BLOCK_ID_BYTES])
+                for at, block in zip(range(start, end, block_bytes), blocks, strict=True):
                     if len(block) != min(block_bytes, file.meta.size_bytes - at):
                         raise errors.Damaged(name=file.meta.path, reason="a block has the wrong length")
                     if block != _ZEROS[: len(block)]:

@@ -75,9 +75,14 @@ class StorageContract:
         assert storage.get_range("a", 0, 10) == b"0123456789"
         assert storage.get_range("a", 3, 4) == b"3456"
         assert storage.get_range("a", 10, 0) == b""
+        assert list(storage.get_ranges("a", [(8, 2), (0, 3), (0, 3)])) == [b"89", b"012", b"012"]
         for offset, length in ((0, 11), (9, 2), (10, 1), (11, 0), (-1, 1)):
             with pytest.raises(Damaged, match="a is damaged"):
                 storage.get_range("a", offset, length)
+            with pytest.raises(Damaged, match="a is damaged"):
+                storage.get_ranges("a", [(0, 1), (offset, length)])
+        with pytest.raises(ObjectMissing):
+            storage.get_ranges("b", [(0, 1)])
 
     def test_lists_below_a_prefix_in_name_order(self, storage: Storage) -> None:
         names = ["a-b/x", "a.b", "a/b/c", "a/b-c", "a/bb", "ab", "b/a", "clusters/x/packs/0f"]

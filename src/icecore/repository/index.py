@@ -14,6 +14,7 @@ keyed hashes, 8 million of them collide there with a chance of 2^-83, and a read
 
 from __future__ import annotations
 
+import itertools
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -177,8 +178,11 @@ class BlockTable:
         return found
 
     def place(self, row: int) -> Place:
+        return next(self.places(np.array([row])))
+
+    def places(self, rows: NDArray[np.int64]) -> Iterator[Place]:
         columns = (self.pack, self._position, self._offset, self._stored, self._plain)
-        return Place(*(int(values[row]) for values in columns))
+        return itertools.starmap(Place, zip(*(values[rows].tolist() for values in columns), strict=True))
 
     def stored_bytes(self, marks: NDArray[np.bool_]) -> int:
         """What the marked rows take in their packs."""

@@ -64,6 +64,9 @@ class Storage(Protocol):
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes; ``Damaged`` if the object is too short."""
 
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """The same for many ``(offset, length)`` of one object."""
+
     def size_bytes(self, name: str) -> int:
         """``ObjectMissing`` if there is none."""
 

@@ -160,10 +160,15 @@ class LocalStorage:
             return _read_exactly(fd, 0, os.fstat(fd).st_size, name)
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
+        return self.get_ranges(name, [(offset, length)])[0]
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         with self._opened(name) as fd:
-            if offset < 0 or length < 0 or offset + length > os.fstat(fd).st_size:
-                raise Damaged(name=name, reason=f"it has no {length} bytes at {offset}")
-            return _read_exactly(fd, offset, length, name)
+            size_bytes = os.fstat(fd).st_size
+            for offset, length in ranges:
+                if offset < 0 or length < 0 or offset + length > size_bytes:
+                    raise Damaged(name=name, reason=f"it has no {length} bytes at {offset}")
+            return [_read_exactly(fd, offset, length, name) for offset, length in ranges]
 
     def size_bytes(self, name: str) -> int:
         with self._opened(name) as fd:

@@ -89,6 +89,9 @@ class MemoryStorage:
 
         return self._call("read", name, effect)
 
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [self.get_range(name, offset, length) for offset, length in ranges]
+
     def size_bytes(self, name: str) -> int:
         return self._call("read", name, lambda: len(self._object(name)))
 
