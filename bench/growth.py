@@ -232,7 +232,7 @@ def main() -> None:
         return
     text = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores; medians of {given.rounds}.\n"
     for group, (sizes, works) in WORK.items():
-        some = [size for size in sizes if size <= given.largest]
+        some = [size for size in sizes if size <= given.largest] or sizes[:1]
         found: dict[str, dict[int, list[Numbers]]] = {work.__name__: {size: [] for size in some} for work in works}
         for size in some * given.rounds:
             with tempfile.TemporaryDirectory(prefix="icecore-growth-", dir="/tmp") as folder:
