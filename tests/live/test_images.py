@@ -266,6 +266,9 @@ def test_no_image_where_the_file_system_is_nearly_full(place: Path) -> None:
         server.stop("immediate")
 
 
+NAMED_SPACES = "SELECT oid::text FROM pg_tablespace WHERE spcname NOT LIKE 'pg\\_%'"
+
+
 def test_a_restore_beside_the_image_shares_its_blocks_and_stays_apart() -> None:
     """Home and data on one file system: the copy is there at once, and neither side sees what the other writes."""
     with mounted("xfs") as point:
@@ -284,6 +287,15 @@ def test_a_restore_beside_the_image_shares_its_blocks_and_stays_apart() -> None:
             world.sql(copy, "UPDATE items SET word = 'copy'")
             world.sql(copy, "CHECKPOINT")
             assert source.sql("SELECT count(*) FROM items WHERE word = 'copy'") == [(0,)]
+            # into a directory as well, without a job
+            flat = point / "flat"
+            spaces = [f"{oid}={point / 'spaces' / oid}" for (oid,) in source.sql(NAMED_SPACES)]
+            told = [word for space in spaces for word in ("--tablespace", space)]
+            station.icecore("restore", made["backup_id"], "--to", f"{flat}/", *told)
+            with (flat / table).open("rb") as file:
+                assert own_bytes(file.fileno()) < laid.stat().st_size / 10
+            kept = source.place / PLACE / cluster_id / made["backup_id"] / table
+            assert (flat / table).read_bytes() == kept.read_bytes()
             # the image did not change under it: another copy is the backup again, by image and from the repository
             second_id, second = station.restore(cluster_id, made["backup_id"])
             assert fingerprint(second) == before

@@ -6,6 +6,7 @@ import os
 import secrets
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from icecore.cli.repository import opened
 from icecore.model import BackupFacts, Phase, percent
 
 if TYPE_CHECKING:
+    from icecore.images import KeptImage
     from icecore.repository import Repository
 
 
@@ -124,10 +126,11 @@ def into_directory(options: Namespace, output: Output) -> None:
     if options.dry_run:
         return
 
-    # Lay it down
+    # Lay it down, sharing the blocks of the backup's image where the home keeps one on the same file system
     watch = _Watch(output)
     try:
-        procedure.run(plan, reader, engine, watch, threads=min(8, os.cpu_count() or 2))
+        with _image(options, facts) as image:
+            procedure.run(plan, reader, engine, watch, threads=min(8, os.cpu_count() or 2), image=image)
     except KeyboardInterrupt:
         output.say(f"Unfinished: {target.data_directory} cannot be started. Remove it before the next try.")
         raise
@@ -148,6 +151,14 @@ def into_directory(options: Namespace, output: Output) -> None:
         f"Next: {_how_to_start(facts, target.data_directory, owner)}",
         document,
     )
+
+
+def _image(options: Namespace, facts: BackupFacts) -> AbstractContextManager[KeptImage | None]:
+    if options.repo:
+        return nullcontext()
+    from icecore import config, pinned
+
+    return pinned.image_of(config.load(options.home or config.default_home()), facts.cluster_id, facts.backup_id)
 
 
 def _chosen(repository: Repository, word: str) -> BackupFacts:
