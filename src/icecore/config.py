@@ -41,6 +41,7 @@ SETTINGS = {
     "max_rate": "ICECORE_MAX_RATE",
     "background": "ICECORE_BACKGROUND",
 }
+_YES = ("true", "1", "yes")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
@@ -130,21 +131,21 @@ def load(home: Path) -> Config:
         listen=str(values.get("listen", DEFAULT_LISTEN)),
         repository=Path(values.get("repository", home / "repository")),
         region_id=str(values.get("region_id", "local")),
-        encrypted=str(values.get("encrypted", "true")).lower() in ("true", "1", "yes"),
+        encrypted=str(values.get("encrypted", "true")).lower() in _YES,
         threads=max(1, threads),
-        images=str(values.get("images", "true")).lower() in ("true", "1", "yes", "auto"),
+        images=str(values.get("images", "true")).lower() in (*_YES, "auto"),
         max_rate_bytes_s=_rate(str(values.get("max_rate", "0")), path),
-        background=str(values.get("background", "false")).lower() in ("true", "1", "yes"),
+        background=str(values.get("background", "false")).lower() in _YES,
     )
 
 
 def _rate(text: str, path: Path) -> int:
     """Bytes a second: ``50MB``, ``0.5 GB``, ``64MiB``, or a plain number; 0 means no limit."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B?(?:/s)?", text.strip())
-    rate = int(float(found[1]) * _UNITS[found[2] or ""]) if found else -1
-    if rate < 0 or (rate == 0 and float(found[1] if found else 0)):
+    rate = float(found[1]) * _UNITS[found[2] or ""] if found else -1.0
+    if rate != 0 and not 1 <= rate < float("inf"):
         raise errors.Refused(f"{path}: max_rate must be a size such as 50MB, not {text}", hint="Mend the setting.")
-    return rate
+    return int(rate)
 
 
 # ---------------------------------------------------------------- small private files

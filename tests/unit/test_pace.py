@@ -68,7 +68,7 @@ def test_a_rate_is_said_as_people_say_it(tmp_path, monkeypatch, text, rate):
     assert config.load(tmp_path / "home").max_rate_bytes_s == rate
 
 
-@pytest.mark.parametrize("text", ["fast", "-1", "50 TB", "1.5.5MB", "0.1", ""])
+@pytest.mark.parametrize("text", ["fast", "-1", "50 TB", "1.5.5MB", "0.1", "", "9" * 400])
 def test_a_rate_that_means_nothing_is_refused_by_name(tmp_path, monkeypatch, text):
     config.create(tmp_path / "home")
     monkeypatch.setenv("ICECORE_MAX_RATE", text)
