@@ -39,7 +39,7 @@ EDGES: list[tuple[str, set[str]]] = [
     ("migrations", PURE | {"catalog", "catalog.*"}),
     ("parts", PURE | CONTRACTS | PARTS | {"config"}),  # names the concrete ones, so that nobody else has to
     *(
-        (name, WORK | PURE | CONTRACTS | PROCEDURES | {"catalog", "catalog.*", "config", "images", "parts"})
+        (name, WORK | PURE | CONTRACTS | PROCEDURES | {"tasks.*", "catalog", "catalog.*", "config", "images", "parts"})
         for name in sorted(WORK)
     ),
     ("api.operations", PURE | {"catalog", "catalog.*", "api.contract"}),

@@ -14,11 +14,12 @@ from typing import Any
 
 import structlog
 
-from icecore import errors, parts, pinned, tasks
+from icecore import errors, parts, pinned
 from icecore.catalog import Catalog, clusters
 from icecore.config import Config
 from icecore.engines import Probe
 from icecore.model import ClusterStatus
+from icecore.tasks import servers
 
 log = structlog.get_logger()
 
@@ -102,10 +103,10 @@ class Keeper:
 
     def _bring_up(self, row: Any) -> None:
         """Asked again under the lock: a job may be removing this very server."""
-        with tasks.server_lock(self._config, row.id):
+        with servers.server_lock(self._config, row.id):
             if clusters.one(self._catalog, row.id).status not in SETTLED:
                 raise errors.ClusterStatusDenied()
-            server = tasks.bring_up(self._config, row.id, self._still_wanted)
+            server = servers.bring_up(self._config, row.id, self._still_wanted)
         if server is not None:
             log.info("started a restored server", cluster=row.id)
             _, port = parts.address(server.dsn())

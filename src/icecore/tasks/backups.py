@@ -1,0 +1,89 @@
+"""The jobs that make a backup and remove one."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from icecore import backup, parts, pinned
+from icecore.catalog import clusters, jobs, queries
+from icecore.model import BackupMode
+from icecore.pace import Pace
+from icecore.tasks.task import Finish, OneJob, best_effort
+
+
+class BackupTask(OneJob):
+    def run(self) -> Finish:
+        cluster = clusters.one(self.catalog, self.held.cluster_id)
+        accepted = queries.backup(self.catalog, self.held.backup_id)
+        order = backup.BackupOrder(
+            backup_id=accepted.id,
+            cluster_id=cluster.id,
+            cluster_name=cluster.name,
+            job_uuid=accepted.job_uuid,
+            mode=BackupMode(accepted.mode),
+            client_token=accepted.client_token,
+            token_digest=accepted.token_digest,
+            comment=accepted.comment,
+        )
+        engine = parts.engine(self.config, cluster.id, cluster.name, cluster.engine, cluster.dsn)
+        with self._scratch() as scratch:
+            done = backup.run(
+                engine,
+                parts.open_repository(self.config),
+                order,
+                self.watch,
+                scratch=scratch,
+                threads=self.config.threads,
+                images=self._note_images if self.config.images else None,
+                pace=Pace(self.config.max_rate_bytes_s, background=self.config.background),
+            )
+
+        def finish() -> None:
+            jobs.finish_backup(self.catalog, self.held, done.facts, done.new_bytes)
+            with best_effort("noting which image is kept"):
+                pinned.show(self.config, self.catalog, cluster.id)
+
+        return finish
+
+    def _note_images(self, parents: tuple[Path, ...]) -> None:
+        pinned.note(self.config, self.held.cluster_id, parents)
+
+    def undo(self) -> None:
+        """A manifest that slipped through goes first (the set was called failed), then the blocks nobody names."""
+        with best_effort("removing what a failed backup left"):
+            repository = parts.open_repository(self.config)
+            repository.delete_backup(self.held.cluster_id, self.held.backup_id)
+            repository.collect(self.held.cluster_id)
+
+    def tidy(self) -> None:
+        """A run that was killed may have left packs that no index names."""
+        if self.held.epoch > 1:
+            with best_effort("collecting what earlier runs left"):
+                parts.open_repository(self.config).collect(self.held.cluster_id)
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A directory of this job's own; what a killed run left in it goes first."""
+        place = self.config.run / "scratch" / self.held.job_id
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True, mode=0o700)
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+class DeleteBackupTask(OneJob):
+    def run(self) -> Finish:
+        repository = parts.open_repository(self.config)
+        repository.delete_backup(self.held.cluster_id, self.held.backup_id)  # R6: manifest, then what only it used
+        self.watch.step("manifest-removed")
+        if queries.backup_was_imaged(self.catalog, self.held.backup_id):
+            with best_effort("letting its image go"):
+                pinned.let_go(self.config, self.catalog, self.held.cluster_id)
+        with best_effort("giving space back"):  # the next collection does it; the backup is gone all the same
+            repository.collect(self.held.cluster_id)
+        return lambda: jobs.finish_deletion(self.catalog, self.held)

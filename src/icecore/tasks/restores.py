@@ -1,0 +1,85 @@
+"""The jobs that make a new cluster of a backup and remove a cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from icecore import config as home
+from icecore import parts, pinned, restore
+from icecore.catalog import clusters, jobs
+from icecore.engines import RestoreTarget
+from icecore.tasks import servers
+from icecore.tasks.task import Finish, OneJob, best_effort
+
+START_TIMEOUT_S = 24 * 3600.0  # log replay of a large backup takes its time; the job can be cancelled
+
+
+class RestoreTask(OneJob):
+    """A backup becomes a new, running cluster below the home."""
+
+    def run(self) -> Finish:
+        cluster = clusters.one(self.catalog, self.held.cluster_id)
+        repository = parts.open_repository(self.config)
+        reader = repository.reader(cluster.source_cluster_id, self.held.backup_id)
+        engine = parts.restore_engine(cluster.engine)
+        engine.check_server(reader.facts)
+        with servers.server_lock(self.config, cluster.id):
+            servers.remove_cluster_directory(
+                self.config, cluster.id
+            )  # what a killed run left: it is this cluster's own
+        owner = servers.server_owner()
+        target = RestoreTarget(
+            self._directory / "data", servers.tablespace_places(reader.facts, self._directory / "tablespaces")
+        )
+        # The cluster's own directory stays ours; only what is in it belongs to the server's user, who may not enter
+        # before everything is in its place
+        self._directory.parent.mkdir(mode=0o711, exist_ok=True)
+        self._directory.mkdir(mode=0o700)
+        servers.refuse_unreachable(self._directory, owner[0], owner[1])
+        for name in ("socket", "log"):
+            (self._directory / name).mkdir(mode=0o700)
+            os.chown(self._directory / name, *owner)
+        if target.tablespaces:
+            (self._directory / "tablespaces").mkdir()
+            (self._directory / "tablespaces").chmod(0o711)
+        plan = restore.plan(reader, engine, target, owner=owner, block_bytes=repository.block_bytes)
+        with pinned.image_of(self.config, cluster.source_cluster_id, self.held.backup_id) as image:
+            restore.run(
+                plan,
+                reader,
+                engine,
+                self.watch,
+                threads=self.config.threads,
+                hand_over=lambda: self._directory.chmod(0o711),
+                image=image,
+            )
+        # The port now, not hours ago; and the note first: who cleans up after a kill must find what we start
+        place = servers.server_place(self.config, cluster.id, port=servers.free_port())
+        servers.note_server(self.config, cluster.id, reader.facts, place.port)
+        server = engine.server(reader.facts, place)
+        self.watch.step("starting")
+        server.prepare()
+        server.start(START_TIMEOUT_S, lambda: self.watch.step("awaiting"))
+        self.watch.step("server-started")
+        return lambda: jobs.finish_restore(self.catalog, self.held, dsn=server.dsn(), host="127.0.0.1", port=place.port)
+
+    def undo(self) -> None:
+        with best_effort("removing what a failed restore left"), servers.server_lock(self.config, self.held.cluster_id):
+            servers.remove_cluster_directory(self.config, self.held.cluster_id)
+
+    @property
+    def _directory(self) -> Path:
+        return self.config.cluster_directory(self.held.cluster_id)
+
+
+class DeleteClusterTask(OneJob):
+    def run(self) -> Finish:
+        cluster = clusters.one(self.catalog, self.held.cluster_id, also_removed=True)
+        if cluster.origin == "restored":
+            with servers.server_lock(self.config, cluster.id):
+                servers.remove_cluster_directory(self.config, cluster.id)
+        with best_effort("letting its images go"):
+            pinned.let_go(self.config, self.catalog, cluster.id, unfinished=True)
+        home.forget_password(self.config, cluster.id)
+        return lambda: jobs.finish_cluster_removal(self.catalog, self.held)
