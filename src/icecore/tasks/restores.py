@@ -25,9 +25,7 @@ class RestoreTask(OneJob):
         engine = parts.restore_engine(cluster.engine)
         engine.check_server(reader.facts)
         with servers.server_lock(self.config, cluster.id):
-            servers.remove_cluster_directory(
-                self.config, cluster.id
-            )  # what a killed run left: it is this cluster's own
+            servers.remove_cluster_directory(self.config, cluster.id)  # a killed run's: it is this cluster's own
         owner = servers.server_owner()
         target = RestoreTarget(
             self._directory / "data", servers.tablespace_places(reader.facts, self._directory / "tablespaces")
