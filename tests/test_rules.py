@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "icecore"
 TESTS = ROOT / "tests"
 
-PURE = {"model", "errors", "explanations", "recovery", "retention"}
-PROCEDURES = {"backup", "copying", "pace", "imaging", "restore", "verify", "archive", "prune"}
+PURE = {"model", "binding", "errors", "explanations", "recovery", "retention"}
+PROCEDURES = {"backup", "copying", "laps", "pace", "imaging", "restore", "verify", "archive", "prune"}
 CONTRACTS = {"storage", "engines", "repository"}  # the packages' own names; "storage.local" is not among them
 WORK = {"worker", "tasks", "watch", "keeper", "pinned"}  # the worker and its pieces
 PARTS = {"storage.*", "engines.*", "repository.*"}
@@ -31,7 +31,7 @@ EDGES: list[tuple[str, set[str]]] = [
     *((name, PURE) for name in sorted(PURE)),
     ("config", PURE),
     ("storage", {"errors"}),
-    ("repository", {"errors", "model", "storage"}),
+    ("repository", {"errors", "model", "storage", "binding", "laps"}),  # its threads say where their time goes
     ("engines", {"errors", "model"}),
     ("images", PURE),
     *((name, PURE | CONTRACTS | PROCEDURES | {"images"}) for name in sorted(PROCEDURES)),

@@ -14,6 +14,7 @@ from icecore import __version__, errors
 from icecore.copying import Copier, Watch
 from icecore.engines import Engine, Probe
 from icecore.imaging import Imaging, Noting
+from icecore.laps import Laps
 from icecore.model import BackupFacts, BackupMode, Boundary, Phase
 from icecore.pace import Pace
 from icecore.repository import Repository, StoredFile
@@ -54,10 +55,12 @@ def run(
     threads: int,
     images: Noting | None = lambda parents: None,
     pace: Pace | None = None,
+    laps: Laps | None = None,
 ) -> BackupDone:
     """Make one full backup. ``scratch`` is an empty directory of this run's own, for captured logs. ``images``: hold
     the server only as long as its files take to be cloned, where its file systems can do that; called before with the
     directories beside which images will lie. None: read everything at once. ``pace``: how fast it may read.
+    ``laps``: where its time goes.
 
     Errors: EngineRefused, EngineUnreachable, EngineFailed, StorageFailed, LeaseHeld, Damaged.
     """
@@ -89,7 +92,7 @@ def run(
             to_read = image.take(session.files(), threads)
             watch.step("imaged")
             watch.phase(Phase.UPLOADING, probe.size_bytes)
-            copier = Copier(writer, watch, threads, ordered=session.ordered, pace=pace)
+            copier = Copier(writer, watch, threads, ordered=session.ordered, pace=pace, laps=laps)
             stored = copier.copy(to_read, alive=session.alive)
             watch.step("copied")
 

@@ -18,7 +18,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from icecore.binding import Part
 from icecore.engines import SourceFile, SourceReader, SourceVanished
+from icecore.laps import Laps, lap
 from icecore.model import FileKind, Phase
 from icecore.pace import Pace
 from icecore.repository import StoredFile, Writer
@@ -82,7 +84,16 @@ class Copier:
     ``alive``: called about once a second while the files read are those of a living server.
     """
 
-    def __init__(self, writer: Writer, watch: Watch, threads: int, *, ordered: bool, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        watch: Watch,
+        threads: int,
+        *,
+        ordered: bool,
+        pace: Pace | None = None,
+        laps: Laps | None = None,
+    ) -> None:
         self.read_bytes = 0  # of files; the rest was proven unchanged
         self._writer = writer
         self._watch = watch
@@ -91,6 +102,8 @@ class Copier:
         self._block_bytes = writer.block_bytes
         self._span_bytes = SPAN_BYTES - SPAN_BYTES % writer.block_bytes
         self._pace = pace or Pace()
+        self._laps = laps or Laps()
+        self._reading = Part.NETWORK if ordered else Part.READ
         self._ended = threading.Event()  # the copy under way is given up
         self._buffers = local()
         self._done_bytes = 0
@@ -165,8 +178,13 @@ class Copier:
     # ------------------------------------------------------------ in a worker thread
 
     def _read(self, file: SourceFile, start: int, end: int, known: Known | None) -> _Span:
+        with self._laps.working():
+            return self._read_span(file, start, end, known)
+
+    def _read_span(self, file: SourceFile, start: int, end: int, known: Known | None) -> _Span:
         """Blocks from ``start`` up to ``end`` or the file's end."""
         adopted = self._adopt(start, end, known)
+        lap(Part.READ)
         if adopted is not None and adopted.whole:
             return _Span(adopted.ids.tobytes(), end - start, 0)
         ids, at, read_bytes = [], start, 0
@@ -197,7 +215,10 @@ class Copier:
         view: memoryview = self._buffers.view
         self._pace.spend(wanted, self._ended)
         got = reader.read(at, view[:wanted])
-        return got, self._writer.add_block(view[:got]) if got else b""
+        lap(self._reading)
+        block_id = self._writer.add_block(view[:got]) if got else b""
+        lap(Part.CPU)
+        return got, block_id
 
     def _adopt(self, start: int, end: int, known: Known | None) -> _Adopted | None:
         """What of this span is proven unchanged and still stored."""

@@ -9,6 +9,9 @@ import platform
 import threading
 import time
 
+from icecore.binding import Part
+from icecore.laps import lap
+
 NICE = 10
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # system call numbers
 _IOPRIO_WHO_PROCESS, _IOPRIO_CLASS_IDLE, _IOPRIO_CLASS_SHIFT = 1, 3, 13  # ioprio_set(2)
@@ -42,3 +45,4 @@ class Pace:
             self._free_at = max(self._free_at, now) + count / self._bytes_per_s
             wait_s = self._free_at - now
         ended.wait(wait_s)
+        lap(Part.PACE)

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from icecore import errors
+from icecore.binding import Part
 from icecore.copying import SPAN_BYTES, Watch
 from icecore.engines import RestoreEngine, RestoreTarget
 from icecore.images import KeptImage
+from icecore.laps import Laps, lap
 from icecore.model import BackupFacts, FileKind, Phase
 from icecore.repository import Reader, StoredFile
 
@@ -69,6 +71,7 @@ def run(
     threads: int,
     hand_over: Callable[[], None] = lambda: None,
     image: KeptImage | None = None,
+    laps: Laps | None = None,
 ) -> None:
     """Carry out a plan. Afterwards the directory is durable and can be started.
 
@@ -92,7 +95,7 @@ def run(
     # Every file but the last ones, in several threads
     watch.phase(Phase.UPLOADING, restore.facts.size_bytes)
     last: list[StoredFile] = []
-    layer = _Layer(restore, reader, watch, threads, image)
+    layer = _Layer(restore, reader, watch, threads, image, laps or Laps())
     layer.lay(file for file in reader.files() if not _kept_for_later(file, engine, last))
     watch.step("files-laid")
 
@@ -128,13 +131,20 @@ class _Layer:
     """Lays files below the target."""
 
     def __init__(
-        self, restore: RestorePlan, reader: Reader, watch: Watch, threads: int, image: KeptImage | None
+        self,
+        restore: RestorePlan,
+        reader: Reader,
+        watch: Watch,
+        threads: int,
+        image: KeptImage | None,
+        laps: Laps,
     ) -> None:
         self._restore = restore
         self._image = image
         self._reader = reader
         self._watch = watch
         self._threads = threads
+        self._laps = laps
         self._done_bytes = 0
         self._span_bytes = SPAN_BYTES - SPAN_BYTES % restore.block_bytes  # spans begin with a block, as when stored
         self._closed: list[tuple[Path, int]] = []  # files that not even their owner may write, and their modes
@@ -198,7 +208,7 @@ class _Layer:
     def _write(self, file: StoredFile, start: int, end: int) -> int:
         """Write one stretch; zeros are left as holes. Runs in a worker thread."""
         place, block_bytes = self.place(file.meta.path), self._restore.block_bytes
-        with _translated(place):
+        with _translated(place), self._laps.working():
             descriptor = os.open(place, os.O_WRONLY | os.O_NOFOLLOW)
             try:
                 first, behind = start // block_bytes, -(-end // block_bytes)
@@ -208,6 +218,7 @@ class _Layer:
                         raise errors.Damaged(name=file.meta.path, reason="a block has the wrong length")
                     if block != _ZEROS[: len(block)]:
                         _write_at(descriptor, block, at)
+                        lap(Part.WRITE)
             finally:
                 os.close(descriptor)
         return end - start

@@ -8,14 +8,34 @@ import threading
 import time
 
 from icecore import errors
+from icecore.binding import Part
 from icecore.catalog import Catalog, jobs
 from icecore.catalog.jobs import Claim
+from icecore.laps import Laps
 from icecore.model import Phase
 
 TELL_EVERY_S = 0.5
 
 # After these the effect is there: stopping would only undo it, so a cancel counts as too late
 POINTS_OF_NO_RETURN = frozenset({"committed", "restored"})
+
+# What the procedure waited for before it came to a step; elsewhere it waits for its working threads
+WAITED_FOR = {
+    "probed": Part.SERVER,
+    "leased": Part.READ,
+    "started": Part.SERVER,
+    "imaged": Part.READ,
+    "stopped": Part.SERVER,
+    "session-closed": Part.SERVER,
+    "blocks-finished": Part.WRITE,
+    "checked": Part.READ,
+    "committed": Part.WRITE,
+    "directories-made": Part.WRITE,
+    "files-finished": Part.WRITE,
+    "restored": Part.WRITE,
+    "awaiting": Part.SERVER,
+    "server-started": Part.SERVER,
+}
 
 
 class Interrupted(Exception):
@@ -33,6 +53,7 @@ class JobWatch:
         self._catalog = catalog
         self._held = held
         self._stopping = stopping
+        self.laps = Laps()
         self._phase = Phase.NO_START
         self._total = self._done = self._new = 0
         self._told_at = 0.0
@@ -44,15 +65,16 @@ class JobWatch:
 
     def phase(self, phase: Phase, total_bytes: int = 0) -> None:
         self._phase, self._total = phase, max(total_bytes, self._done)
-        self._tell()
+        self.tell()
 
     def advance(self, done_bytes: int, new_bytes: int) -> None:
         self._done, self._new = done_bytes, new_bytes
         self._total = max(self._total, done_bytes)
         if time.monotonic() - self._told_at >= TELL_EVERY_S:
-            self._tell()
+            self.tell()
 
     def step(self, name: str) -> None:
+        self.laps.passed(WAITED_FOR.get(name))
         if self._fail_at == name:
             self._fail_in -= 1
             if self._fail_in == 0:
@@ -62,7 +84,7 @@ class JobWatch:
         if name in POINTS_OF_NO_RETURN:
             return
         if time.monotonic() - self._told_at >= TELL_EVERY_S:
-            self._tell()
+            self.tell()
         if self._cancelled:
             raise errors.Cancelled()
         if self._stopping.is_set():
@@ -73,13 +95,21 @@ class JobWatch:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._stopping.wait(0.1)
+            self.laps.skip()
             self.step("pausing")
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Now, whether it is due or not."""
         self._told_at = time.monotonic()
         try:
             self._cancelled |= jobs.progress(
-                self._catalog, self._held, phase=self._phase, done=self._done, total=self._total, new=self._new
+                self._catalog,
+                self._held,
+                phase=self._phase,
+                done=self._done,
+                total=self._total,
+                new=self._new,
+                spent_ms=self.laps.spent_ms(),
             )
         except errors.Busy:
             return  # progress can wait; a lost claim cannot and is raised

@@ -159,6 +159,8 @@ class Worker:
                 if not isinstance(error, errors.IcecoreError):
                     log.exception("job met an error of no known kind", job=held.job_id, kind=held.kind)
                 reason = _described(error)
+                with contextlib.suppress(errors.WorldError):
+                    watch.tell()
             if isinstance(reason, errors.LeaseHeld) and time.monotonic() - began < LEASE_PATIENCE_S:
                 wait_s = 1.0
             elif reason.retry and tries < len(RETRY_AFTER_S):
@@ -170,6 +172,8 @@ class Worker:
                 watch.pause(wait_s)
             except errors.Cancelled as cancelled:
                 return self._fail(held, task, cancelled)
+        with contextlib.suppress(errors.WorldError):
+            watch.tell()
         _insist(finish)
         log.info("job done", job=held.job_id, kind=held.kind)
         task.tidy()

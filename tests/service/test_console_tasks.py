@@ -13,6 +13,7 @@ from visitor import Visitor, visiting
 
 from conftest import Desk
 from icecore import errors
+from icecore.binding import Part
 from icecore.catalog import jobs, keys, tables
 from icecore.model import Phase
 
@@ -115,7 +116,12 @@ def test_running_task_shows_steps_numbers_and_cancel(office: Office) -> None:
     form = next(form for form in confirm.forms() if form[":action"] == "/console/act")
     acted = office.admin.post("/console/act", {k: v for k, v in form.items() if k[0] != ":"})
     assert (acted.status, acted.location) == (303, f"/console/tasks/{job_id}")
-    assert jobs.progress(office.desk.app.catalog, held, phase=Phase.UPLOADING, done=GIB, total=4 * GIB, new=0)
+    spent_ms = {Part.CPU: 7100, Part.READ: 900, Part.WRITE: 2000}
+    told = {"phase": Phase.UPLOADING, "done": GIB, "total": 4 * GIB, "new": 0, "spent_ms": spent_ms}
+    assert jobs.progress(office.desk.app.catalog, held, **told)
+    text = plain(office.reader.get(f"/console/tasks/{job_id}").text)
+    assert "CPU binds: 71 % of the time went into hashing, compressing and encrypting, 20 % into writing" in text
+    assert "In cpu 71 % 7.1 s In write 20 % 2.0 s In read 9 % 0.9 s" in text
     office.fail(held, errors.Cancelled())
     text = plain(office.admin.get(f"/console/tasks/{job_id}").text)
     assert "Cancelled" in text and "JobCancelled" in text and "Try again" in text

@@ -9,13 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import simulated
 from simulated import QuietWatch, SimulatedEngine, SimulatedRestore, some_files, tree
 
 from icecore import backup, copying, errors, restore
+from icecore.binding import Part, binds
 from icecore.engines import RestoreTarget
+from icecore.laps import Laps
 from icecore.pace import Pace
 from icecore.repository import Repository
+from icecore.repository.blocks import BlockCodec
 from icecore.storage.memory import MemoryStorage
+from icecore.watch import WAITED_FOR
 
 BLOCK_BYTES = 4096
 STEPS = [
@@ -33,20 +38,21 @@ def order(number: int = 1, job_uuid: str = "uuid") -> backup.BackupOrder:
 
 
 def make(
-    engine, storage, tmp_path: Path, *, number: int = 1, watch=None, threads: int = 2, job_uuid: str = "uuid", pace=None
+    engine, storage, tmp_path: Path, *, number: int = 1, watch=None, threads: int = 2, job_uuid: str = "uuid", **more
 ):
     repository = Repository.open(storage, None)
     watch = watch or QuietWatch()
-    return backup.run(engine, repository, order(number, job_uuid), watch, scratch=tmp_path, threads=threads, pace=pace)
+    return backup.run(engine, repository, order(number, job_uuid), watch, scratch=tmp_path, threads=threads, **more)
 
 
-def restored(storage, place: Path, number: int = 1) -> dict[str, bytes | None]:
+def restored(storage, place: Path, number: int = 1, laps: Laps | None = None) -> dict[str, bytes | None]:
     repository = Repository.open(storage, None)
     reader = repository.reader("pc-1", str(number))
     plan = restore.plan(
         reader, SimulatedRestore(), RestoreTarget(place, {}), owner=None, block_bytes=repository.block_bytes
     )
-    restore.run(plan, reader, SimulatedRestore(), QuietWatch(), threads=2)
+    watch = QuietWatch(lambda name: laps.passed(WAITED_FOR.get(name)) if laps else None)
+    restore.run(plan, reader, SimulatedRestore(), watch, threads=2, laps=laps)
     return tree(place)
 
 
@@ -233,3 +239,56 @@ def test_modes_come_back_also_of_files_that_nobody_may_write(storage, tmp_path, 
     make(engine, storage, tmp_path)
     restored(storage, tmp_path / "out")
     assert {name: (tmp_path / "out" / name).stat().st_mode & 0o7777 for name in modes} == modes
+
+
+class Slow:
+    """What it is asked for takes ``seconds`` longer."""
+
+    def __init__(self, monkeypatch, owner, method: str, seconds: float) -> None:
+        inner = getattr(owner, method)
+
+        def slow(*args, **options):
+            time.sleep(seconds)
+            return inner(*args, **options)
+
+        monkeypatch.setattr(owner, method, slow)
+
+
+@pytest.mark.parametrize(
+    ("bound", "owner", "method"),
+    [
+        (Part.READ, simulated._Reader, "read"),
+        (Part.CPU, BlockCodec, "pack"),
+        (Part.WRITE, MemoryStorage, "put"),
+        (Part.SERVER, simulated.SimulatedSession, "stop"),
+    ],
+)
+def test_what_is_slow_is_what_binds(storage, tmp_path, monkeypatch, bound, owner, method):
+    laps = Laps()
+    watch = QuietWatch(lambda name: laps.passed(WAITED_FOR.get(name)))
+    Slow(monkeypatch, owner, method, {"put": 0.3, "stop": 0.5}.get(method, 0.01))
+    make(SimulatedEngine({"a": os.urandom(60 * BLOCK_BYTES)}), storage, tmp_path, watch=watch, laps=laps)
+    assert binds(laps.spent_ms()) is bound, laps.spent_ms()
+
+
+def test_a_limit_that_is_kept_to_is_what_binds_and_a_stream_is_the_networks(storage, tmp_path, monkeypatch):
+    for number, (bound, pace) in enumerate({Part.PACE: Pace(100 * BLOCK_BYTES), Part.NETWORK: None}.items()):
+        laps = Laps()
+        watch = QuietWatch(lambda name, laps=laps: laps.passed(WAITED_FOR.get(name)))
+        if bound is Part.NETWORK:
+            Slow(monkeypatch, simulated._Reader, "read", 0.01)
+        engine = SimulatedEngine({"a": os.urandom(60 * BLOCK_BYTES)}, ordered=bound is Part.NETWORK)
+        make(engine, storage, tmp_path, number=number + 1, watch=watch, pace=pace, laps=laps)
+        assert binds(laps.spent_ms()) is bound, laps.spent_ms()
+
+
+@pytest.mark.parametrize(
+    ("bound", "owner", "method"),
+    [(Part.READ, MemoryStorage, "get_ranges"), (Part.CPU, BlockCodec, "unpack"), (Part.WRITE, restore, "_write_at")],
+)
+def test_what_is_slow_binds_a_restore(storage, tmp_path, monkeypatch, bound, owner, method):
+    make(SimulatedEngine({"a": os.urandom(60 * BLOCK_BYTES)}), storage, tmp_path)
+    Slow(monkeypatch, owner, method, 0.3 if method == "get_ranges" else 0.01)
+    laps = Laps()
+    restored(storage, tmp_path / "out", laps=laps)
+    assert binds(laps.spent_ms()) is bound, laps.spent_ms()

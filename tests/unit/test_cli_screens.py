@@ -234,6 +234,17 @@ def test_jobs() -> None:
     recorded("jobs", screens.jobs(parsed("DescribeJobs", JOBS), NOW))
 
 
+def test_one_job() -> None:
+    spent = [
+        {"part": "cpu", "milliseconds": 71_000, "percent": 71},
+        {"part": "write", "milliseconds": 20_040, "percent": 20},
+        {"part": "server", "milliseconds": 9_000, "percent": 9},
+    ]
+    said = {"binding_part": "cpu", "binding_sentence": "CPU binds: 71 % of the time …", "time_spent": spent}
+    jobs = parsed("DescribeJobs", JOBS)["items"]["job"]  # type: ignore[index]
+    recorded("job", screens.job({**jobs[0], **said}, NOW) + screens.job(jobs[-1], NOW))
+
+
 def test_keys() -> None:
     recorded("key-list", screens.keys(parsed("DescribeAccessKeys", KEYS), NOW))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from icecore import errors
+from icecore.binding import Part
 from icecore.catalog import Catalog, raise_last_id, tables
 from icecore.catalog.intents import end_job, now
 from icecore.model import (
@@ -59,6 +60,7 @@ def claim(catalog: Catalog, job_id: str, executor_id: str, alive: Callable[[str]
                     started_at=row.started_at or now(),
                     bytes_done=0,
                     bytes_new=0,
+                    spent="{}",
                 )
             )
         except sa.exc.IntegrityError as error:  # C3: the partial unique index
@@ -75,13 +77,25 @@ def claim(catalog: Catalog, job_id: str, executor_id: str, alive: Callable[[str]
         return Claim(job_id, row.epoch + 1, JobKind(row.kind), row.cluster_id, row.backup_id)
 
 
-def progress(catalog: Catalog, held: Claim, *, phase: Phase, done: int, total: int, new: int) -> bool:
-    """Record how far the job is; True when it was asked to stop. ``StaleWorker`` when the claim was lost."""
+def progress(
+    catalog: Catalog,
+    held: Claim,
+    *,
+    phase: Phase,
+    done: int,
+    total: int,
+    new: int,
+    spent_ms: Mapping[Part, int] | None = None,
+) -> bool:
+    """Record how far the job is and what its time went into; True when it was asked to stop. ``StaleWorker`` when the
+    claim was lost."""
     with catalog.note() as tx:
         changed = tx.execute(
             sa.update(tables.job)
             .where(tables.job.c.id == held.job_id, _still_held(held))
-            .values(phase=phase, bytes_done=done, bytes_total=total, bytes_new=new)
+            .values(
+                phase=phase, bytes_done=done, bytes_total=total, bytes_new=new, spent=json.dumps(dict(spent_ms or {}))
+            )
             .returning(tables.job.c.cancel_requested)
         ).first()
     if changed is None:

@@ -47,6 +47,8 @@ cluster = sa.Table(
     sa.Column("data_directory", sa.Text, nullable=False, server_default=""),
     sa.Column("findings", sa.Text, nullable=False, server_default="[]"),
     sa.Column("image_bytes", sa.BigInteger, nullable=False, server_default="0"),  # pinned by images alone
+    sa.Column("max_rate_bytes_s", sa.BigInteger),  # that its backups may read, 0 for no limit; NULL: as the home says
+    sa.Column("background", sa.Boolean),  # the same
     # a name is free again once its cluster is gone
     sa.Index("one_live_name", "name", unique=True, sqlite_where=sa.text("deleted_at IS NULL")),
 )
@@ -104,6 +106,7 @@ job = sa.Table(
     sa.Column("bytes_done", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("bytes_total", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("bytes_new", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("spent", sa.Text, nullable=False, server_default="{}"),  # JSON: milliseconds by binding.Part
     sa.Column("queued_at", sa.BigInteger, nullable=False),
     sa.Column("started_at", sa.BigInteger),
     sa.Column("ended_at", sa.BigInteger),

@@ -272,6 +272,7 @@ def _jobs(g: Grammar) -> None:
     p = g.command("jobs", "reading:jobs", "List jobs, newest first")
     p.add_argument("cluster", metavar="CLUSTER", nargs="?", help="name or id (default: all)")
     p.add_argument("--state", choices=("queued", "running", "succeeded", "failed", "cancelled"), help="only these")
+    p.add_argument("--job", metavar="JOB", help="this one in full: what its time goes into, and what binds it")
     p = g.command("watch", "writing:watch", "Follow a job to its end; Ctrl-C stops following, not the job")
     p.add_argument("job", metavar="JOB", help="its id, as `jobs` shows it")
     p = g.command("cancel", "writing:cancel", "Cancel a job; it stops at its next step and leaves nothing behind")

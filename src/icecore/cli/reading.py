@@ -48,6 +48,11 @@ def show(options: Namespace, output: Output) -> None:
 
 def jobs(options: Namespace, output: Output) -> None:
     with Calls(options.home) as calls:
+        if options.job:
+            answer = calls("DescribeJobs", job_id=options.job)
+            job = answer.result["items"]["job"][0]
+            output.result(screens.job(job, time.time()), answer.part("items", "job")[0])
+            return
         wanted = {"db_cluster_id": names.cluster_id(calls, options.cluster)} if options.cluster else {}
         answer = calls("DescribeJobs", job_state=options.state, page_size=50, **wanted)
         output.result(screens.jobs(answer.result, time.time()), answer.wire)

@@ -226,6 +226,20 @@ def jobs(result: Result, now: float) -> str:
     return table(["JOB", "KIND", "CLUSTER", "STATE", "PHASE", "QUEUED", "TOOK", "ERROR"], rows)
 
 
+def job(found: Result, now: float) -> str:
+    """One job, and where its time goes."""
+    text = jobs({"items": {"job": [found]}}, now)
+    if found.get("error_message"):
+        text += f"\n{found['error_message']}\n{found.get('error_hint', '')}\n"
+    if found.get("binding_sentence"):
+        spent = [
+            [each["part"], f"{each['milliseconds'] / 1000:.1f} s", f"{each['percent']} %"]
+            for each in found.get("time_spent", [])
+        ]
+        text += f"\n{found['binding_sentence']}\n{table(['PART', 'TIME', 'SHARE'], spent)}"
+    return text
+
+
 def progress(job: Result, elapsed_s: float, rate_bytes_s: float) -> str:
     """The line that is redrawn while a job runs: phase, bytes, percent, rate, new bytes, time left."""
     phase, done, total = job.get("phase", ""), job.get("bytes_done", 0), job.get("bytes_total", 0)

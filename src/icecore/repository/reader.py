@@ -12,7 +12,9 @@ from contextlib import suppress
 
 import numpy as np
 
+from icecore.binding import Part
 from icecore.errors import Damaged, ObjectMissing, StorageFailed
+from icecore.laps import lap
 from icecore.model import BackupFacts
 from icecore.repository.blocks import BLOCK_ID_BYTES, BlockCodec
 from icecore.repository.index import MAX_INDEX_BYTES, BlockTable, Place, decode_index
@@ -89,10 +91,12 @@ class BlockSource:
             parts = self._storage.get_ranges(name, [(place.offset, place.stored) for place, _ in wanted])
         except ObjectMissing as error:
             raise Damaged(name=name, reason="it is missing") from error
+        lap(Part.READ)
         blocks = []
         for (place, block_id), sealed in zip(wanted, parts, strict=True):
             payload = sealer.open(place.position, sealed, block_bound(block_id, place.plain_word), name)
             blocks.append(self._codec.unpack(payload, place.plain_word, block_id, name))  # R5
+        lap(Part.CPU)
         return blocks
 
 

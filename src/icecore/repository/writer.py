@@ -18,7 +18,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from icecore.binding import Part
 from icecore.errors import Damaged, ObjectExists, ObjectMissing
+from icecore.laps import lap
 from icecore.model import BackupFacts
 from icecore.repository.blocks import BlockCodec
 from icecore.repository.index import BlockTable, Place, SeenIds, decode_index, encode_index
@@ -60,6 +62,7 @@ class Writer:
         self._seen = SeenIds()
         self._pack: OpenPack | None = None
         self._free_buffers: list[memoryview | None] = [None] * PACK_BUFFERS  # made when first used
+        self._putting = 0  # packs on their way into storage right now
         self._unindexed: list[PackTable] = []
         self._new_packs: dict[bytes, int] = {}  # pack id -> size
         self._new_sample: list[tuple[bytes, bytes, Place, bytes]] = []  # pack id, salt, place, block id
@@ -266,7 +269,11 @@ class Writer:
                         buffer = memoryview(mmap.mmap(-1, self._pack_bytes + OpenPack.table_room()))
                     self._pack = OpenPack(self._keyring, self._layout.cluster_id, buffer, self._pack_bytes)
                 else:
+                    # whatever keeps those who have the buffers
+                    waiting_for = Part.WRITE if self._putting else Part.CPU
+                    lap(Part.CPU)
                     self._changed.wait()
+                    lap(waiting_for)
             if full is not None:
                 self._store_pack(full)
 
@@ -276,7 +283,7 @@ class Writer:
         name = self._layout.pack(table.pack_id)
         if check_pack(whole, self._keyring, self._layout.cluster_id, self._codec, name) != table:  # R7
             raise Damaged(name=name, reason="it does not decode to what was written")
-        self._storage.put(name, [whole], durable=False)
+        self._put(name, whole)
         with self._changed:
             self.new_bytes += table.size_bytes
             self._unindexed.append(table)
@@ -289,6 +296,17 @@ class Writer:
             due = len(self._unindexed) >= INDEX_AFTER_PACKS or blocks >= INDEX_AFTER_BLOCKS
         if due:
             self._write_index()
+
+    def _put(self, name: str, pack: memoryview) -> None:
+        lap(Part.CPU)
+        with self._changed:
+            self._putting += 1
+        try:
+            self._storage.put(name, [pack], durable=False)
+        finally:
+            with self._changed:
+                self._putting -= 1
+            lap(Part.WRITE)
 
     def _guarded_store_pack(self, pack: OpenPack) -> None:
         try:
@@ -306,7 +324,9 @@ class Writer:
                 return
             try:
                 # 1 the packs are durable before an index names them
+                lap(Part.CPU)
                 self._storage.barrier()  # R2
+                lap(Part.WRITE)
                 # 2 the index itself, at once: a torn one would be found by listing
                 digest, parts = encode_index(tables, self._keyring, self._layout.cluster_id)
                 name = self._layout.indexes + digest

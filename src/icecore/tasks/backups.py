@@ -39,6 +39,7 @@ class BackupTask(OneJob):
                 threads=self.config.threads,
                 images=self._note_images if self.config.images else None,
                 pace=Pace(self.config.max_rate_bytes_s, background=self.config.background),
+                laps=self.watch.laps,
             )
 
         def finish() -> None:

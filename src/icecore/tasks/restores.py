@@ -51,6 +51,7 @@ class RestoreTask(OneJob):
                 threads=self.config.threads,
                 hand_over=lambda: self._directory.chmod(0o711),
                 image=image,
+                laps=self.watch.laps,
             )
         # The port now, not hours ago; and the note first: who cleans up after a kill must find what we start
         place = servers.server_place(self.config, cluster.id, port=servers.free_port())

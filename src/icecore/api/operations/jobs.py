@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
 
-from icecore import errors
+from icecore import binding, errors
 from icecore.api.contract import Call
 from icecore.api.operations import DEFAULT_RESULTS, Context, Result, marked
+from icecore.binding import Part
 from icecore.catalog import intents, queries
-from icecore.model import Phase, percent
+from icecore.model import JobKind, Phase, percent
 
 
 def describe_jobs(context: Context, call: Call) -> Result:
@@ -37,6 +39,7 @@ def describe_jobs(context: Context, call: Call) -> Result:
 
 
 def _job(row: sa.Row[Any]) -> Result:
+    spent_ms = {Part(part): spent for part, spent in json.loads(row.spent).items()}
     return {
         "job_id": row.id,
         "job_kind": row.kind,
@@ -56,6 +59,13 @@ def _job(row: sa.Row[Any]) -> Result:
         "start_time": row.started_at,
         "end_time": row.ended_at,
         "attempts": row.epoch,
+        "binding_part": binding.binds(spent_ms),
+        "binding_sentence": binding.sentence(spent_ms, JobKind(row.kind)) or None,
+        "time_spent": [
+            {"part": part, "milliseconds": spent_ms[part], "percent": binding.percent(spent_ms, part)}
+            for part in binding.by_size(spent_ms)
+        ]
+        or None,
     }
 
 
