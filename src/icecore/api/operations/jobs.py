@@ -40,6 +40,7 @@ def describe_jobs(context: Context, call: Call) -> Result:
 
 def _job(row: sa.Row[Any]) -> Result:
     spent_ms = {Part(part): spent for part, spent in json.loads(row.spent).items()}
+    parts = binding.by_size(spent_ms)
     return {
         "job_id": row.id,
         "job_kind": row.kind,
@@ -59,11 +60,10 @@ def _job(row: sa.Row[Any]) -> Result:
         "start_time": row.started_at,
         "end_time": row.ended_at,
         "attempts": row.epoch,
-        "binding_part": binding.binds(spent_ms),
+        "binding_part": parts[0] if parts else None,
         "binding_sentence": binding.sentence(spent_ms, JobKind(row.kind)) or None,
         "time_spent": [
-            {"part": part, "milliseconds": spent_ms[part], "percent": binding.percent(spent_ms, part)}
-            for part in binding.by_size(spent_ms)
+            {"part": part, "milliseconds": spent_ms[part], "percent": binding.percent(spent_ms, part)} for part in parts
         ]
         or None,
     }
