@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import tracemalloc
 from array import array
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icecore.errors import Damaged, Usage, WrongKey
+from icecore.errors import Damaged, StorageFailed, StorageFull, Usage, WrongKey
 from icecore.model import BackupFacts, BackupMode, Boundary, FileKind, FileMeta
 from icecore.repository import sealing
 from icecore.repository.blocks import COMPRESSED, BlockCodec
 from icecore.repository.index import FRESH_LIMIT, BlockTable, SeenIds, decode_index, encode_index
 from icecore.repository.manifest import (
     ID_SECTION_BYTES,
+    SECTION_FILES_AT_MOST,
     Root,
     StoredFile,
     decode_manifest,
@@ -26,6 +32,7 @@ from icecore.repository.manifest import (
 )
 from icecore.repository.pack import HEADER_BYTES, MAX_PACK_BYTES, OpenPack, PackTable, check_pack
 from icecore.repository.pack import read_table as read_pack_table
+from icecore.repository.scratch import WRITE_AT_ONCE, Scratch
 from icecore.repository.sealing import KeyFile, Keyring, Passphrase
 
 REPO_ID = "00112233445566778899aabbccddeeff"
@@ -41,9 +48,9 @@ def table_of(ids: list[bytes], number: int = 0) -> PackTable:
 
 # ---------------------------------------------------------------- index
 
-# Few distinct halves, so that equal first or second halves of different ids are common.
+# Few distinct parts, so that different ids with the same beginning, up to the last byte, are common.
 HALF = st.sampled_from([bytes(8), b"\xff" * 8, b"\0" * 7 + b"\1", b"\x80" + bytes(7), b"abcdefgh"])
-IDS = st.builds(lambda a, b: a + b + a + b, HALF, HALF)
+IDS = st.builds(lambda a, b, c: a + b + a + c, HALF, HALF, HALF)
 
 
 @given(packs=st.lists(st.lists(IDS, max_size=8), max_size=5), asked=st.lists(IDS, max_size=10))
@@ -55,14 +62,19 @@ def test_a_block_table_finds_what_a_dictionary_finds(packs: list[list[bytes]], a
             expected.setdefault(block_id, set()).add((number, position, offset, stored))
     blocks = BlockTable(tables)
     assert len(blocks) == sum(map(len, packs))
+    assert blocks.pack.tolist() == [number for number, ids in enumerate(packs) for _ in ids]
     for block_id in [*asked, *expected]:
         places = [blocks.place(row) for row in blocks.rows(block_id)]
         found = {(place.pack, place.position, place.offset, place.stored) for place in places}
         assert found == expected.get(block_id, set())
         assert all(place.plain_word == 4096 | COMPRESSED for place in places)
+    for some in (asked, [block_id for ids in packs for block_id in ids]):
+        rows = blocks.rows_of(b"".join(some)).tolist()
+        assert all(row in (list(blocks.rows(block_id)) or [-1]) for row, block_id in zip(rows, some, strict=True))
     marks = np.zeros(len(blocks), np.bool_)
     assert blocks.mark(b"".join(asked), marks) == sum(block_id not in expected for block_id in asked)
     assert marks.sum() == sum(len(expected.get(block_id, ())) for block_id in set(asked))
+    assert blocks.stored_bytes(marks) == sum(place.stored for place in blocks.places(np.flatnonzero(marks)))
 
 
 def test_seen_ids_remember_beyond_their_small_set() -> None:
@@ -75,7 +87,55 @@ def test_seen_ids_remember_beyond_their_small_set() -> None:
     assert all(block_id in seen for block_id in ids[::97])
     assert ids[0] in seen and ids[-1] in seen
     assert not any(chance.randbytes(32) in seen for _ in range(1000))
-    assert ids[0][:8] + bytes(24) not in seen
+    assert not any(block_id[:31] + bytes([block_id[31] ^ 1]) in seen for block_id in ids[::97])
+
+
+def test_a_block_and_an_id_take_few_bytes_of_memory() -> None:
+    """Counted by the allocator, so the same everywhere; the scratch file is no memory."""
+    chance = np.random.default_rng(1)
+
+    def held_and_peak(work: Callable[[], object]) -> tuple[int, int]:
+        tracemalloc.start()
+        try:
+            held = work()
+            found = tracemalloc.get_traced_memory()
+            del held
+            return found
+        finally:
+            tracemalloc.stop()
+
+    def packs() -> Iterator[PackTable]:
+        lengths = array("I", [50_000]) * 512
+        return (PackTable(bytes(32), bytes(32), 0, chance.bytes(512 * 32), lengths, lengths) for _ in range(400))
+
+    held, peak = held_and_peak(lambda: BlockTable(packs()))
+    assert held < 400 * 512 * 10 and peak < 400 * 512 * 10 + 8 * WRITE_AT_ONCE, (held, peak)
+
+    def see() -> SeenIds:
+        seen = SeenIds()
+        for _ in range(FRESH_LIMIT * 4):
+            seen.add(chance.bytes(32))
+        return seen
+
+    held, peak = held_and_peak(see)
+    assert held < FRESH_LIMIT * 4 * 10, held
+
+
+def test_what_does_not_fit_beside_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = Scratch()
+    scratch.append(b"held")
+    scratch.flush()
+    assert scratch.read(1, 2) == b"el"
+    with pytest.raises(StorageFailed, match="cut short"):
+        scratch.read(2, 3)
+    monkeypatch.setattr(os, "pwrite", lambda *_: _raise(OSError(errno.ENOSPC, "No space left on device")))
+    scratch.append(b"more")
+    with pytest.raises(StorageFull, match="scratch file in /"):
+        scratch.flush()
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.parametrize("ring", RINGS)
@@ -238,8 +298,64 @@ def test_sections_of_a_large_unchanged_file_recur_whatever_comes_before_it() -> 
 
         store_table([*small, large], 4096, store)
         stored.append({content for content in contents if len(content) == ID_SECTION_BYTES})
-    assert len(stored[0]) == 2
+    assert len(stored[0]) == 10_000 * 32 // ID_SECTION_BYTES
     assert stored[0] == stored[1]
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(0, 5_999), max_size=4, unique=True), st.integers(0, 3), st.randoms())
+def test_a_changed_file_costs_its_own_sections_and_no_others(
+    changed: list[int], inserted: int, chance: random.Random
+) -> None:
+    """Files that came, went or changed anywhere in the table: what lies between two of them is shared."""
+
+    def file(number: int, content: int = 0) -> StoredFile:
+        meta = FileMeta(f"base/1/{number:06}", FileKind.FILE, 0o600, 0, 8192)
+        return StoredFile(meta, bytes([content]) * 16 + number.to_bytes(48, "big"))
+
+    def sections(files: list[StoredFile]) -> list[bytes]:
+        found: list[bytes] = []
+
+        def store(section: bytes | memoryview) -> bytes:
+            found.append(bytes(section))
+            return bytes(32)
+
+        store_table(files, 4096, store)
+        return found
+
+    files = [file(number) for number in range(6_000)]
+    before = sections(files)
+    for number in changed:
+        files[number] = file(number, content=1)
+    for _ in range(inserted):
+        at = chance.randrange(len(files))
+        files[at:at] = [file(1_000_000 + chance.randrange(1_000_000))]
+    after = sections(files)
+    # each change: its file section, its id sections (of two blocks a file), and at worst the next section's beginning
+    longest = SECTION_FILES_AT_MOST * 2 * 32 // ID_SECTION_BYTES
+    assert len(set(after) - set(before)) <= (len(changed) + inserted) * 2 * (1 + longest)
+    assert len(before) > 6_000 // SECTION_FILES_AT_MOST * 2
+
+
+def test_a_change_among_many_small_files_costs_two_sections() -> None:
+    def sections(metas: list[FileMeta]) -> set[bytes]:
+        found: set[bytes] = set()
+
+        def store(section: bytes | memoryview) -> bytes:
+            found.add(bytes(section))
+            return bytes(32)
+
+        store_table((StoredFile(meta, blake2b(meta.path.encode()).digest()[:32]) for meta in metas), 131_072, store)
+        return found
+
+    metas = [FileMeta(f"base/{16384 + n // 900}/{n}", FileKind.FILE, 0o600, 1, 8192) for n in range(50_000)]
+    before = sections(metas)
+    assert 60 <= len(before) <= 260
+    in_front = [FileMeta("base/1/1", FileKind.FILE, 0o600, 1, 8192), *metas]
+    # before: the first section of each kind only, or the second as well where the least length moved its end
+    assert len(sections(in_front) - before) <= 4
+    dropped = metas[:30_000] + metas[30_001:]
+    assert len(sections(dropped) - before) <= 4
 
 
 def facts() -> BackupFacts:

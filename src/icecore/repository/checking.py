@@ -65,8 +65,8 @@ def check(
     faults: list[Fault] = []
     damaged_indexes: list[Damaged] = []
     sizes = {last: found.size_bytes for last, found in below(storage, layout.packs)}
-    tables = [table for _, some in indexes(storage, keyring, layout, damaged=damaged_indexes) for table in some]
-    blocks = BlockTable(tables)
+    found = indexes(storage, keyring, layout, damaged=damaged_indexes)
+    blocks = BlockTable(table for _, some in found for table in some)
     faults += [Fault(str(e.fields["name"]), str(e.fields["reason"]), ()) for e in damaged_indexes]
 
     # 2 each backup's manifest, its file table, and that each of its blocks has a place

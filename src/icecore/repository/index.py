@@ -8,18 +8,16 @@
                    per pack: pack id 32, salt 32, size u64, blocks u32
                    then columns over all blocks, pack after pack: ids 32·n, stored lengths u32·n, plain words u32·n
 
-In memory a block takes 34 bytes: 8 million blocks (1 TB) take 270 MB. Sixteen bytes of the id are kept: ids are
-keyed hashes, 8 million of them collide there with a chance of 2^-83, and a reader checks all 32 anyway (R5).
+In memory a block takes 8 bytes: 8 million blocks (1 TB) take 64 MB. They are the first 4 bytes of its id and a number;
+all the rest lies in a scratch file, 44 bytes a block. What begins alike is only a candidate: the whole id decides.
 """
 
 from __future__ import annotations
 
-import itertools
 import struct
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from blake3 import blake3
@@ -40,15 +38,23 @@ from icecore.repository.pack import (
     object_header,
     read_header,
 )
+from icecore.repository.scratch import Scratch
 from icecore.repository.sealing import SALT_BYTES, TAG_BYTES, Keyring
 from icecore.storage import Buffer
 
 INDEX_MAGIC = b"ICEINDX1"
 MAX_INDEX_BYTES = 64 << 20
 FRESH_LIMIT = 65_536  # ids in a Python set before they move to a sorted array
+RUN_LIMIT = 1 << 22  # keys in one sorted array, so that joining two takes 64 MB at most
 
 _COUNTS = struct.Struct("<II")
 _PACK = struct.Struct(f"<{BLOCK_ID_BYTES}s{SALT_BYTES}sQI")
+
+_PREFIX_BYTES = 4
+_ROW_BITS = np.uint64(32)
+_ROW_MASK = np.uint64(0xFFFF_FFFF)
+_RECORD = np.dtype([("id", f"V{BLOCK_ID_BYTES}"), ("offset", "<u4"), ("stored", "<u4"), ("plain", "<u4")])
+SUM_AT_ONCE = 65_536  # records
 
 U64 = NDArray[np.uint64]
 U32 = NDArray[np.uint32]
@@ -99,10 +105,19 @@ def decode_index(data: bytes, keyring: Keyring, cluster_id: str, name: str) -> l
     return tables
 
 
-def halves(ids: Buffer) -> tuple[U64, U64]:
-    """The first and second eight bytes of each of the concatenated ids, as numbers."""
-    columns = np.frombuffer(ids, dtype=">u8").reshape(-1, BLOCK_ID_BYTES // 8)
-    return columns[:, 0].astype(np.uint64), columns[:, 1].astype(np.uint64)
+def _prefixes(ids: Buffer) -> U64:
+    """The beginnings of the concatenated ids, in a key's upper half."""
+    beginnings = np.frombuffer(ids, ">u4").reshape(-1, BLOCK_ID_BYTES // _PREFIX_BYTES)[:, 0]
+    return beginnings.astype(np.uint64) << _ROW_BITS
+
+
+def _candidates(keys: memoryview, block_id: bytes) -> Iterator[int]:
+    """Rows whose id begins as ``block_id`` does, in order. ``keys``: sorted, prefix then row."""
+    prefix = int.from_bytes(block_id[:_PREFIX_BYTES], "big")
+    at = bisect_left(keys, prefix << 32)
+    while at < len(keys) and keys[at] >> 32 == prefix:
+        yield keys[at] & 0xFFFF_FFFF
+        at += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,114 +139,142 @@ class PackFacts:
 
 
 class BlockTable:
-    """Every block of some packs: sorted columns, 34 bytes a block, no Python object per block. Immutable."""
+    """Every block of some packs. Immutable, safe for threads.
+
+    A block is known by its *row*: its number in the packs' order. Sorted keys, 8 bytes each, lead from an id to rows;
+    what else there is to know of a row is read from the scratch file.
+    """
 
     def __init__(self, tables: Iterable[PackTable]) -> None:
         self.packs: list[PackFacts] = []
-        kinds = (np.uint64, np.uint64, np.uint32, np.uint16, np.uint32, np.uint32, np.uint32)
-        # 1 the packs' tables as columns; each grows in one piece, since thousands of small arrays would not be given
-        #   back to the system
-        columns = [bytearray() for _ in kinds]
-        for number, table in enumerate(tables):
+        starts: list[int] = []  # the first row of each pack
+        # one piece that grows, since thousands of small arrays would not be given back to the system
+        keys, self._records, count = bytearray(), Scratch(), 0
+        for table in tables:
             self.packs.append(PackFacts(table.pack_id, table.salt, table.size_bytes))
+            starts.append(count)
+            records = np.empty(len(table.stored), _RECORD)
             stored = np.array(table.stored, np.uint32)
-            high, low = halves(table.ids)
-            offsets = np.cumsum(stored, dtype=np.uint32) - stored + np.uint32(HEADER_BYTES)
-            packs, positions = np.full(len(stored), number, np.uint32), np.arange(len(stored), dtype=np.uint16)
-            rows: tuple[NDArray[Any], ...] = (high, low, packs, positions, offsets, stored, np.array(table.plain))
-            for grown, part, kind in zip(columns, rows, kinds, strict=True):
-                grown += part.astype(kind, copy=False).data
-        # 2 sorted by the first half of the id; an unsorted column is let go before the next
-        order = np.argsort(np.frombuffer(columns[0], np.uint64), kind="stable")
-        joined: list[NDArray[Any]] = []
-        for number, kind in enumerate(kinds):
-            joined.append(np.frombuffer(columns[number], kind)[order])
-            columns[number] = bytearray()
-        self.high: U64 = joined[0]
-        self.low: U64 = joined[1]
-        self.pack: U32 = joined[2]
-        self._position, self._offset, self._stored, self._plain = joined[3:]
-        self._high_view = memoryview(self.high.data)
+            records["id"] = np.frombuffer(table.ids, _RECORD["id"])
+            records["stored"], records["plain"] = stored, np.array(table.plain, np.uint32)
+            records["offset"] = np.cumsum(stored, dtype=np.uint32) - stored + np.uint32(HEADER_BYTES)
+            self._records.append(records.tobytes())
+            keys += (_prefixes(table.ids) | np.arange(count, count + len(records), dtype=np.uint64)).data
+            count += len(records)
+        self._records.flush()
+        self._keys: U64 = np.frombuffer(keys, np.uint64)
+        self._keys.sort()  # where they lie
+        self._view = memoryview(self._keys.data)
+        self._starts, self._start_list = np.array(starts, np.int64), starts
 
     def __len__(self) -> int:
-        return len(self.high)
+        return len(self._keys)
 
     def rows(self, block_id: bytes) -> Iterator[int]:
         """The rows of a block: none, one, or several if it was stored again after a loss."""
-        high, low = int.from_bytes(block_id[:8], "big"), int.from_bytes(block_id[8:16], "big")
-        row = bisect_left(self._high_view, high)
-        while row < len(self.high) and self._high_view[row] == high:
-            if int(self.low[row]) == low:
+        for row in _candidates(self._view, block_id):
+            if self._records.read(row * _RECORD.itemsize, BLOCK_ID_BYTES) == block_id:
                 yield row
-            row += 1
 
-    def first_rows(self, ids: Buffer) -> NDArray[np.int64]:
-        """For each of the concatenated ids the first of its rows, or -1."""
-        high, low = halves(ids)
-        first, last = np.searchsorted(self.high, high, "left"), np.searchsorted(self.high, high, "right")
-        found = np.full(len(high), -1, np.int64)
-        for step in range(int((last - first).max(initial=0))):
-            rows = first + step
-            inside = np.flatnonzero((rows < last) & (found < 0))
-            same = inside[self.low[rows[inside]] == low[inside]]
-            found[same] = rows[same]
+    def rows_of(self, ids: Buffer) -> NDArray[np.int64]:
+        """For each of the concatenated ids one of its rows, or -1."""
+        wanted = np.frombuffer(ids, _RECORD["id"])
+        found = np.full(len(wanted), -1, np.int64)
+        # blocks of a file mostly lie one behind the other: what follows the first one is tried before it is searched
+        start = next(self.rows(wanted[0].tobytes()), None) if len(wanted) else None
+        if start is not None:
+            following = np.arange(start, min(start + len(wanted), len(self)))
+            same = np.flatnonzero(self._records.records(following, _RECORD)["id"] == wanted[: len(following)])
+            found[same] = following[same]
+        left = np.flatnonzero(found < 0)
+        for numbers, rows in self._matches(wanted[left]):
+            found[left[numbers]] = rows
         return found
+
+    def pack_of(self, row: int) -> int:
+        """The pack, counted in ``packs``."""
+        return bisect_right(self._start_list, row) - 1
+
+    def packs_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        packs: NDArray[np.int64] = np.searchsorted(self._starts, rows, "right") - 1
+        return packs
+
+    @property
+    def pack(self) -> U32:
+        """Of each row its pack: 4 bytes a row, made anew."""
+        return np.repeat(np.arange(len(self.packs), dtype=np.uint32), np.diff(self._starts, append=len(self)))
 
     def place(self, row: int) -> Place:
         return next(self.places(np.array([row])))
 
     def places(self, rows: NDArray[np.int64]) -> Iterator[Place]:
-        columns = (self.pack, self._position, self._offset, self._stored, self._plain)
-        return itertools.starmap(Place, zip(*(values[rows].tolist() for values in columns), strict=True))
+        packs, records = self.packs_of(rows), self._records.records(rows, _RECORD)
+        positions = rows - self._starts[packs]
+        columns = (packs, positions, records["offset"], records["stored"], records["plain"])
+        return map(Place, *(column.tolist() for column in columns))
 
     def stored_bytes(self, marks: NDArray[np.bool_]) -> int:
         """What the marked rows take in their packs."""
-        return int(self._stored[marks].sum(dtype=np.uint64))
+        total = 0
+        for start in range(0, len(marks), SUM_AT_ONCE):
+            some = marks[start : start + SUM_AT_ONCE]
+            read = self._records.read(start * _RECORD.itemsize, len(some) * _RECORD.itemsize)
+            total += int(np.frombuffer(read, _RECORD)["stored"][some].sum(dtype=np.uint64))
+        return total
 
     def mark(self, ids: Buffer, marks: NDArray[np.bool_]) -> int:
         """Set ``marks`` at all rows of the concatenated ``ids``; returns how many of the ids have no row."""
-        high, low = halves(ids)
-        first, last = np.searchsorted(self.high, high, "left"), np.searchsorted(self.high, high, "right")
-        found = np.zeros(len(high), np.bool_)
-        for step in range(int((last - first).max(initial=0))):
-            rows = first + step
-            inside = np.flatnonzero(rows < last)
-            same = inside[self.low[rows[inside]] == low[inside]]
-            marks[rows[same]] = True
-            found[same] = True
+        found = np.zeros(len(ids) // BLOCK_ID_BYTES, np.bool_)
+        for numbers, rows in self._matches(np.frombuffer(ids, _RECORD["id"])):
+            marks[rows] = True
+            found[numbers] = True
         return int(len(found) - found.sum())
+
+    def _matches(self, wanted: NDArray[np.void]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Which of the ids have which rows: numbers and rows, equally many."""
+        prefixes = _prefixes(wanted.tobytes())
+        at, numbers = np.searchsorted(self._keys, prefixes), np.arange(len(wanted))
+        while True:
+            inside = at < len(self._keys)
+            inside[inside] = self._keys[at[inside]] & ~_ROW_MASK == prefixes[numbers[inside]]
+            at, numbers = at[inside], numbers[inside]
+            if not len(numbers):
+                return
+            rows = (self._keys[at] & _ROW_MASK).astype(np.int64)
+            same = self._records.records(rows, _RECORD)["id"] == wanted[numbers]
+            yield numbers[same], rows[same]
+            at = at + 1
 
 
 class SeenIds:
-    """A growing set of block ids at 16 bytes each: a small Python set before a few sorted arrays."""
+    """A growing set of block ids at 8 bytes each: a small Python set before a few sorted arrays of keys. The ids lie in
+    a scratch file and are compared whole."""
 
     def __init__(self) -> None:
         self._fresh: set[bytes] = set()
-        self._runs: list[tuple[U64, U64, memoryview]] = []
+        self._runs: list[memoryview] = []  # sorted keys; the row is an id's number in the file
+        self._ids = Scratch()
 
     def __contains__(self, block_id: bytes) -> bool:
         if block_id in self._fresh:
             return True
-        if not self._runs:
-            return False
-        high, low = int.from_bytes(block_id[:8], "big"), int.from_bytes(block_id[8:16], "big")
-        for run_high, run_low, view in self._runs:
-            row = bisect_left(view, high)
-            while row < len(run_high) and view[row] == high:
-                if int(run_low[row]) == low:
+        for run in self._runs:
+            for row in _candidates(run, block_id):
+                if self._ids.read(row * BLOCK_ID_BYTES, BLOCK_ID_BYTES) == block_id:
                     return True
-                row += 1
         return False
 
     def add(self, block_id: bytes) -> None:
         self._fresh.add(block_id)
-        if len(self._fresh) >= FRESH_LIMIT:
-            high, low = halves(b"".join(self._fresh))
-            self._fresh.clear()
-            # Runs double in length from the end, so their number is logarithmic.
-            while self._runs and len(self._runs[-1][0]) <= len(high):
-                older_high, older_low, _ = self._runs.pop()
-                high, low = np.concatenate([older_high, high]), np.concatenate([older_low, low])
-            order = np.argsort(high, kind="stable")
-            high, low = high[order], low[order]
-            self._runs.append((high, low, memoryview(high.data)))
+        if len(self._fresh) < FRESH_LIMIT:
+            return
+        ids, count = b"".join(self._fresh), len(self._ids) // BLOCK_ID_BYTES
+        self._ids.append(ids)
+        self._ids.flush()
+        keys = _prefixes(ids) | np.arange(count, count + len(self._fresh), dtype=np.uint64)
+        self._fresh.clear()
+        # Runs double in length from the end, up to the limit, so their number stays small.
+        while self._runs and len(self._runs[-1]) <= len(keys) <= RUN_LIMIT // 2:
+            keys = np.concatenate([np.frombuffer(self._runs.pop(), np.uint64), keys])
+        keys.sort()
+        self._runs.append(memoryview(keys.data))

@@ -134,8 +134,8 @@ class Reader:
     def _some(self, ids: bytes) -> list[bytes]:
         table = self._table()
         wanted = [ids[at : at + BLOCK_ID_BYTES] for at in range(0, len(ids), BLOCK_ID_BYTES)]
-        # 1 the first place of each, pack by pack
-        rows = table.first_rows(ids)
+        # 1 a place of each, pack by pack
+        rows = table.rows_of(ids)
         known = np.flatnonzero(rows >= 0)
         in_packs: dict[int, list[tuple[int, Place]]] = {}
         for number, place in zip(known.tolist(), table.places(rows[known]), strict=True):

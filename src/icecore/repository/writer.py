@@ -90,12 +90,12 @@ class Writer:
     def adopt(self, ids: Buffer) -> NDArray[np.bool_]:
         """For each of the concatenated ids of an earlier backup: True where its block is there, and from now on
         relied on; the others must be added. From any thread, until ``finish_blocks``."""
-        rows = self._known.first_rows(ids)
+        rows = self._known.rows_of(ids)
         found = rows >= 0
         rows = rows[found]
         with self._changed:
             self._raise_failure()
-            np.frombuffer(self._adopted_packs, np.uint8)[self._known.pack[rows]] = 1
+            np.frombuffer(self._adopted_packs, np.uint8)[self._known.packs_of(rows)] = 1
             self._sample_adopted(rows, np.frombuffer(ids, "V32")[found])
             self.adopted_blocks += len(rows)
         return found
@@ -225,7 +225,7 @@ class Writer:
         for row in self._known.rows(block_id):
             if row in self._distrusted:
                 continue
-            self._adopted_packs[int(self._known.pack[row])] = 1
+            self._adopted_packs[self._known.pack_of(row)] = 1
             # Reservoir sampling: every adopted block has the same chance to be looked at by check().
             self._adopted_total += 1
             if len(self._adopted_sample) < CHECK_SAMPLE:
