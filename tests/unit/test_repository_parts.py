@@ -75,6 +75,11 @@ def test_a_block_table_finds_what_a_dictionary_finds(packs: list[list[bytes]], a
     assert blocks.mark(b"".join(asked), marks) == sum(block_id not in expected for block_id in asked)
     assert marks.sum() == sum(len(expected.get(block_id, ())) for block_id in set(asked))
     assert blocks.stored_bytes(marks) == sum(place.stored for place in blocks.places(np.flatnonzero(marks)))
+    assert blocks.stored_lengths().tolist() == [stored for table in tables for stored in table.stored]
+    twins = {tuple(rows) for rows in blocks.twins(marks)}
+    assert twins == {
+        tuple(sorted(blocks.rows(block_id))) for block_id in set(asked) if len(expected.get(block_id, ())) > 1
+    }
 
 
 def test_seen_ids_remember_beyond_their_small_set() -> None:

@@ -217,10 +217,25 @@ class BlockTable:
         """What the marked rows take in their packs."""
         total = 0
         for start in range(0, len(marks), SUM_AT_ONCE):
-            some = marks[start : start + SUM_AT_ONCE]
-            read = self._records.read(start * _RECORD.itemsize, len(some) * _RECORD.itemsize)
-            total += int(np.frombuffer(read, _RECORD)["stored"][some].sum(dtype=np.uint64))
+            total += int(self._some(start)["stored"][marks[start : start + SUM_AT_ONCE]].sum(dtype=np.uint64))
         return total
+
+    def stored_lengths(self) -> U32:
+        """Of each row what it takes in its pack: 4 bytes a row, made anew."""
+        lengths = np.empty(len(self), np.uint32)
+        for start in range(0, len(self), SUM_AT_ONCE):
+            lengths[start : start + SUM_AT_ONCE] = self._some(start)["stored"]
+        return lengths
+
+    def twins(self, marks: NDArray[np.bool_]) -> Iterator[list[int]]:
+        """The rows of each block that has several marked ones."""
+        alike = np.flatnonzero((self._keys[1:] ^ self._keys[:-1]) <= _ROW_MASK)
+        rows = (self._keys[np.unique(np.concatenate([alike, alike + 1]))] & _ROW_MASK).astype(np.int64)
+        rows = rows[marks[rows]]
+        groups: dict[bytes, list[int]] = {}
+        for row, block_id in zip(rows.tolist(), self._records.records(rows, _RECORD)["id"].tolist(), strict=True):
+            groups.setdefault(block_id, []).append(row)
+        return (sorted(some) for some in groups.values() if len(some) > 1)
 
     def mark(self, ids: Buffer, marks: NDArray[np.bool_]) -> int:
         """Set ``marks`` at all rows of the concatenated ``ids``; returns how many of the ids have no row."""
@@ -229,6 +244,10 @@ class BlockTable:
             marks[rows] = True
             found[numbers] = True
         return int(len(found) - found.sum())
+
+    def _some(self, start: int) -> NDArray[np.void]:
+        count = min(SUM_AT_ONCE, len(self) - start)
+        return np.frombuffer(self._records.read(start * _RECORD.itemsize, count * _RECORD.itemsize), _RECORD)
 
     def _matches(self, wanted: NDArray[np.void]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Which of the ids have which rows: numbers and rows, equally many."""
