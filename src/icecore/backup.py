@@ -86,14 +86,19 @@ def run(
 
             # Every file is cloned where its file system can share blocks, and read later; the others are read now
             imaging = Imaging(
-                order.cluster_id, order.backup_id, session, block_bytes=repository.block_bytes, noting=images
+                order.cluster_id,
+                order.backup_id,
+                order.job_uuid,
+                session,
+                block_bytes=repository.block_bytes,
+                noting=images,
             )
             image = until_end.enter_context(imaging)
             to_read = image.take(session.files(), threads)
             watch.step("imaged")
             watch.phase(Phase.UPLOADING, probe.size_bytes)
             copier = Copier(writer, watch, threads, ordered=session.ordered, pace=pace, laps=laps)
-            stored = copier.copy(to_read, alive=session.alive)
+            stored = copier.copy(to_read, alive=image.alive)
             watch.step("copied")
 
             # Those that must be read after all others

@@ -31,9 +31,17 @@ class Imaging:
     """``take`` during the session, ``copy`` after it, ``keep`` once the backup exists."""
 
     def __init__(
-        self, cluster_id: str, backup_id: str, session: BackupSession, *, block_bytes: int, noting: Noting | None
+        self,
+        cluster_id: str,
+        backup_id: str,
+        job_uuid: str,
+        session: BackupSession,
+        *,
+        block_bytes: int,
+        noting: Noting | None,
     ) -> None:
-        self._cluster_id, self._backup_id, self._block_bytes = cluster_id, backup_id, block_bytes
+        self._cluster_id, self._backup_id, self._job_uuid = cluster_id, backup_id, job_uuid
+        self._session, self._block_bytes = session, block_bytes
         self.parents = session.neighbours() if noting and not session.ordered else ()
         self._noting = noting or (lambda parents: None)
         self._images = Images(cluster_id, self.parents)
@@ -68,6 +76,12 @@ class Imaging:
         self._facts = {"cloned_files": len(self._clones), "cloned_in_ms": round((time.monotonic() - started) * 1000)}
         return left
 
+    def alive(self) -> None:
+        """Raise when the session is lost, or ``StorageFull`` when what the clones pin leaves the server no room."""
+        self._session.alive()
+        if self._image is not None:
+            self._image.check_space()
+
     def copy(self, copier: Copier, repository: Repository) -> list[StoredFile]:
         """Read the clones; what the image of an earlier backup proves unchanged is adopted instead."""
         if self._image is None or not self._clones:
@@ -89,7 +103,7 @@ class Imaging:
         if self._image is None or not self._clones or self._images.distrusted():
             return False
         try:
-            kept = self._image.seal(self._block_bytes)
+            kept = self._image.seal(self._block_bytes, self._job_uuid)
             self._image = None
             self._images.keep_only(self._backup_id)
             return kept
@@ -135,7 +149,7 @@ class Imaging:
             facts = repository.has(self._cluster_id, backup_id)
             if facts is None or any(PAGE_WARNING in warning for warning in facts.warnings):
                 continue
-            kept = self._images.kept(backup_id)
+            kept = self._images.kept(backup_id, facts.job_uuid)
             clones = {file.meta.path: file.path for file in self._clones if isinstance(file, ClonableFile)}
             return {
                 stored.meta.path: Known(

@@ -18,7 +18,8 @@ import structlog
 from icecore import config as home
 from icecore.catalog import Catalog, clusters
 from icecore.config import Config
-from icecore.images import FREE_AT_LEAST, Images, KeptImage
+from icecore.images import Images, KeptImage
+from icecore.model import BackupFacts
 
 log = structlog.get_logger()
 
@@ -46,15 +47,33 @@ def let_go(config: Config, catalog: Catalog, cluster_id: str, *, unfinished: boo
     clusters.imaged(catalog, cluster_id, "", image_bytes=0)
 
 
+def let_go_of(config: Config, catalog: Catalog, cluster_id: str, backup_id: str) -> None:
+    """The backup is gone; an image of it goes too."""
+    with _images(config, cluster_id) as images:
+        there = backup_id in images.backup_ids()
+    if there:
+        let_go(config, catalog, cluster_id)
+
+
+def drop_unfinished(config: Config, cluster_id: str) -> None:
+    """What a backup left that a kill had ended. Only where none can be running."""
+    with _images(config, cluster_id) as images:
+        images.drop_unfinished()
+
+
 def guard(config: Config, catalog: Catalog) -> None:
     """Let images go where their file system has less than a tenth free: the living come first, and each image's backup
-    is in the repository. Cheap; called every few seconds."""
+    is in the repository. Cheap; called again and again."""
     for cluster_id in _noted(config):
-        with _images(config, cluster_id) as images:
-            free = images.free_share()
-        if free < FREE_AT_LEAST:
+        try:
+            with _images(config, cluster_id) as images:
+                free = images.free_share()
+                if not images.make_room():
+                    continue
             log.warning("images are let go: their file system fills up", cluster=cluster_id, free_share=round(free, 3))
-            let_go(config, catalog, cluster_id)
+            show(config, catalog, cluster_id)
+        except Exception as error:  # one cluster's trouble is not the others'
+            log.warning("looking after images failed", cluster=cluster_id, reason=str(error))
 
 
 def measure(config: Config, catalog: Catalog) -> None:
@@ -67,10 +86,11 @@ def measure(config: Config, catalog: Catalog) -> None:
 
 
 @contextmanager
-def image_of(config: Config, cluster_id: str, backup_id: str) -> Iterator[KeptImage | None]:
+def image_of(config: Config, facts: BackupFacts) -> Iterator[KeptImage | None]:
     """The image of a backup, if this host keeps one; it may be let go meanwhile."""
-    with _images(config, cluster_id) as images:
-        yield images.kept(backup_id) if backup_id in images.backup_ids() else None
+    with _images(config, facts.cluster_id) as images:
+        there = facts.backup_id in images.backup_ids()
+        yield images.kept(facts.backup_id, facts.job_uuid) if there else None
 
 
 @contextmanager

@@ -61,12 +61,6 @@ def backup(catalog: Catalog, backup_id: str) -> sa.Row[Any]:
     return (exact or rows)[0]
 
 
-def backup_was_imaged(catalog: Catalog, backup_id: str) -> bool:
-    """Also of one that is being deleted."""
-    with catalog.read() as tx:
-        return bool(tx.execute(sa.select(tables.backup.c.imaged).where(tables.backup.c.id == backup_id)).scalar())
-
-
 def backup_jobs(catalog: Catalog, cluster_id: str, *, job_id: str = "", mode: str = "", limit: int = 100) -> Rows:
     """Backup jobs with their mode, newest first. Without a job id: the unfinished ones and the last finished."""
     query = (

@@ -158,7 +158,7 @@ def _image(options: Namespace, facts: BackupFacts) -> AbstractContextManager[Kep
         return nullcontext()
     from icecore import config, pinned
 
-    return pinned.image_of(config.load(options.home or config.default_home()), facts.cluster_id, facts.backup_id)
+    return pinned.image_of(config.load(options.home or config.default_home()), facts)
 
 
 def _chosen(repository: Repository, word: str) -> BackupFacts:

@@ -120,20 +120,23 @@ class Images:
         roots = [root for root in self._roots if root.free_share() >= FREE_AT_LEAST]
         return NewImage(roots, backup_id) if roots else None
 
-    def drop_unfinished(self) -> None:
-        self._drop(lambda name: name.endswith(PARTIAL))
+    def drop_unfinished(self) -> bool:
+        """Whether there was anything."""
+        return self._drop(lambda name: name.endswith(PARTIAL))
 
     def backup_ids(self) -> list[str]:
         """Backups that have a sealed image on any of the file systems, newest first."""
         found = {name for root in self._roots for name in root.names() if _sealed(root, name)}
         return sorted(found, key=lambda name: (len(name), name), reverse=True)
 
-    def kept(self, backup_id: str) -> KeptImage:
-        return KeptImage([root for root in self._roots if _sealed(root, backup_id)], backup_id)
+    def kept(self, backup_id: str, job_uuid: str | None = None) -> KeptImage:
+        """``job_uuid``: of the job that made the backup; an image of another one vouches for nothing. A copied home and
+        one that was rolled back can each have a backup of this number."""
+        return KeptImage([root for root in self._roots if _sealed(root, backup_id)], backup_id, job_uuid)
 
-    def keep_only(self, backup_id: str) -> None:
-        """Drop all other sealed ones; with an empty id, all."""
-        self._drop(lambda name: not name.endswith(PARTIAL) and name.removesuffix(SEAL) != backup_id)
+    def keep_only(self, backup_id: str) -> bool:
+        """Drop all other sealed ones; with an empty id, all. Whether there was anything."""
+        return self._drop(lambda name: not name.endswith(PARTIAL) and name.removesuffix(SEAL) != backup_id)
 
     def distrust(self, reason: str) -> None:
         """From now on nothing is concluded from maps here, and no image is kept, until a person removes the mark."""
@@ -144,12 +147,23 @@ class Images:
     def distrusted(self) -> bool:
         return any((root.path / DISTRUSTED).exists() for root in self._roots)
 
-    def _drop(self, goes: Callable[[str], bool]) -> None:
+    def make_room(self) -> bool:
+        """Let go what the living need the room of: with less than ``FREE_AT_LEAST`` the kept ones, with half of that
+        the one being made as well, and its backup fails. Whether there was anything."""
+        free = self.free_share()
+        kept = free < FREE_AT_LEAST and self.keep_only("")
+        unfinished = free < FREE_AT_LEAST / 2 and self.drop_unfinished()
+        return kept or unfinished
+
+    def _drop(self, goes: Callable[[str], bool]) -> bool:
+        found = False
         for root in self._roots:
             names = [name for name in root.names() if name != DISTRUSTED and goes(name)]
             # the seal first: what is half removed must not look whole
             for name in sorted(names, key=lambda name: not name.endswith(SEAL)):
                 _remove(root.path / name)
+                found = True
+        return found
 
 
 def _sealed(root: Root, name: str) -> bool:
@@ -207,8 +221,9 @@ class NewImage:
             if root.free_share() < FREE_AT_LEAST / 2:
                 raise StorageFull(doing="keep an image on", name=root.named, reason="the file system fills up")
 
-    def seal(self, at_least_bytes: int) -> bool:
-        """Keep it: what its larger files are now is written down, then it gets its name. Whether anything is kept."""
+    def seal(self, at_least_bytes: int, job_uuid: str) -> bool:
+        """Keep it: whose it is and what its larger files are now is written down, then it gets its name. Whether
+        anything is kept."""
         kept = False
         for device, paths in self._taken.items():
             root, seals = self._roots[device], {}
@@ -220,9 +235,8 @@ class NewImage:
                     os.close(descriptor)
                 if seal.size_bytes > at_least_bytes:
                     seals[path] = [seal.inode, seal.changed_ns, seal.size_bytes]
-            _write_durably(
-                root, f"{self.backup_id}{SEAL}", json.dumps({"device": root.device, "files": seals}).encode()
-            )
+            written = {"job": job_uuid, "device": root.device, "files": seals}
+            _write_durably(root, f"{self.backup_id}{SEAL}", json.dumps(written).encode())
             self._directory(root).rename(root.path / self.backup_id)
             os.fsync(root.descriptor)
             kept = True
@@ -245,12 +259,14 @@ class NewImage:
 class KeptImage:
     """The sealed image of an earlier backup."""
 
-    def __init__(self, roots: Sequence[Root], backup_id: str) -> None:
+    def __init__(self, roots: Sequence[Root], backup_id: str, job_uuid: str | None) -> None:
         self.backup_id = backup_id
         self._seals: dict[str, tuple[Path, Seal]] = {}
         for root in roots:
             try:
                 written = json.loads((root.path / f"{backup_id}{SEAL}").read_bytes())
+                if job_uuid is not None and written["job"] != job_uuid:
+                    continue
                 for path, (inode, changed_ns, size_bytes) in written["files"].items():
                     # with another device number, after another mount, no file equals its seal
                     seal = Seal(int(written["device"]), int(inode), int(changed_ns), int(size_bytes))
@@ -274,7 +290,7 @@ class KeptImage:
                 share(descriptor, onto)
                 os.truncate(onto, size_bytes)
                 return True
-        except (CannotClone, FileNotFoundError):
+        except (CannotClone, OSError):  # whatever became of the image, the repository has the bytes
             return False
 
     def pinned_bytes(self) -> int:
@@ -291,7 +307,7 @@ class KeptImage:
         try:
             with _opened(clone) as old, _opened(newer) as new:
                 return unchanged_blocks(old, new, seal, block_bytes)
-        except (NoMap, FileNotFoundError):
+        except (NoMap, OSError):
             return None
 
 

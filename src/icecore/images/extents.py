@@ -10,7 +10,7 @@ Source: Documentation/filesystems/fiemap.rst, include/uapi/linux/fiemap.h.
 
 from __future__ import annotations
 
-import errno
+import ctypes
 import fcntl
 import os
 import struct
@@ -18,8 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from icecore.errors import EngineFailed
 
 FS_IOC_FIEMAP = 0xC020660B
 FIEMAP_FLAG_SYNC = 0x1  # dirty pages get their place on the disk before the map is read
@@ -36,7 +34,10 @@ _HEADER = struct.Struct("=QQIIII")
 _EXTENT = np.dtype(
     [("logical", "<u8"), ("physical", "<u8"), ("length", "<u8"), ("_", "<u8", 2), ("flags", "<u4"), ("__", "<u4", 3)]
 )
-_CANNOT = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADR)
+# f_type of statfs(2), from magic.h. Elsewhere a physical place need not be one place: bcachefs counts on each device
+# from the start, on OCFS2 other machines write.
+_MAPS_UNDERSTOOD = (0x58465342, 0x9123683E)  # XFS, btrfs
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 Extents = npt.NDArray[np.void]  # of _EXTENT, in the file's order
 
@@ -71,9 +72,7 @@ def extents(descriptor: int) -> Extents:
         try:
             fcntl.ioctl(descriptor, FS_IOC_FIEMAP, buffer, True)
         except OSError as error:
-            if error.errno in _CANNOT:
-                raise NoMap(str(error.strerror)) from error
-            raise EngineFailed(doing="reading a file's extents", reason=str(error.strerror)) from error
+            raise NoMap(str(error.strerror)) from error
         mapped = _HEADER.unpack_from(buffer)[3]
         if not mapped:
             break
@@ -96,8 +95,11 @@ def unchanged_blocks(older: int, newer: int, seal: Seal, block_bytes: int) -> np
     """For each block of the file ``newer``: True where the file ``older`` surely holds the same bytes.
 
     Both are open descriptors of clones; ``seal`` is what ``older`` was when it was made. All False where anything
-    casts doubt: another device or inode, a change since, a map that moved while it was looked at.
+    casts doubt: another device or inode, a change since, a map that moved while it was looked at. ``NoMap``: of a file
+    system whose maps nobody has held against its bytes.
     """
+    if _file_system(newer) not in _MAPS_UNDERSTOOD:
+        raise NoMap("this file system's maps are not known to prove anything")
     new_size = os.fstat(newer).st_size
     count = -(-new_size // block_bytes)
     nothing = np.zeros(count, np.bool_)
@@ -109,6 +111,13 @@ def unchanged_blocks(older: int, newer: int, seal: Seal, block_bytes: int) -> np
     if not np.array_equal(extents(older), before) or Seal.of(older) != seal:
         return nothing
     return whole_blocks(same, seal.size_bytes, new_size, block_bytes)
+
+
+def _file_system(descriptor: int) -> int:
+    buffer = ctypes.create_string_buffer(256)  # struct statfs begins with its type, a word
+    if _LIBC.fstatfs(descriptor, buffer) != 0:
+        return 0
+    return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFF_FFFF
 
 
 def same_places(one: Extents, other: Extents) -> npt.NDArray[np.int64]:

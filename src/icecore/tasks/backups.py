@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from icecore import backup, parts, pinned
+from icecore import backup, errors, parts, pinned
 from icecore.catalog import clusters, jobs, queries
 from icecore.model import BackupMode
 from icecore.pace import Pace
@@ -15,6 +15,8 @@ from icecore.tasks.task import Finish, OneJob, best_effort
 
 
 class BackupTask(OneJob):
+    _plainly = False  # without an image: an earlier try had no room for one
+
     def run(self) -> Finish:
         cluster = clusters.one(self.catalog, self.held.cluster_id)
         accepted = queries.backup(self.catalog, self.held.backup_id)
@@ -29,7 +31,7 @@ class BackupTask(OneJob):
             comment=accepted.comment,
         )
         engine = parts.engine(self.config, cluster.id, cluster.name, cluster.engine, cluster.dsn)
-        with self._scratch() as scratch:
+        with self._scratch() as scratch, self._plainly_next_time():
             done = backup.run(
                 engine,
                 parts.open_repository(self.config),
@@ -37,7 +39,7 @@ class BackupTask(OneJob):
                 self.watch,
                 scratch=scratch,
                 threads=self.config.threads,
-                images=self._note_images if self.config.images else None,
+                images=self._note_images if self.config.images and not self._plainly else None,
                 pace=Pace(self.config.max_rate_bytes_s, background=self.config.background),
                 laps=self.watch.laps,
             )
@@ -45,15 +47,27 @@ class BackupTask(OneJob):
         def finish() -> None:
             jobs.finish_backup(self.catalog, self.held, done.facts, done.new_bytes)
             with best_effort("noting which image is kept"):
+                if not done.adopted and not done.image_parents:
+                    pinned.let_go(self.config, self.catalog, cluster.id)  # an earlier one would pin more and more
                 pinned.show(self.config, self.catalog, cluster.id)
 
         return finish
+
+    @contextlib.contextmanager
+    def _plainly_next_time(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.StorageFull:
+            self._plainly = True
+            raise
 
     def _note_images(self, parents: tuple[Path, ...]) -> None:
         pinned.note(self.config, self.held.cluster_id, parents)
 
     def undo(self) -> None:
         """A manifest that slipped through goes first (the set was called failed), then the blocks nobody names."""
+        with best_effort("letting a killed run's image go"):
+            pinned.drop_unfinished(self.config, self.held.cluster_id)
         with best_effort("removing what a failed backup left"):
             repository = parts.open_repository(self.config)
             repository.delete_backup(self.held.cluster_id, self.held.backup_id)
@@ -82,9 +96,8 @@ class DeleteBackupTask(OneJob):
         repository = parts.open_repository(self.config)
         repository.delete_backup(self.held.cluster_id, self.held.backup_id)  # R6: manifest, then what only it used
         self.watch.step("manifest-removed")
-        if queries.backup_was_imaged(self.catalog, self.held.backup_id):
-            with best_effort("letting its image go"):
-                pinned.let_go(self.config, self.catalog, self.held.cluster_id)
+        with best_effort("letting its image go"):
+            pinned.let_go_of(self.config, self.catalog, self.held.cluster_id, self.held.backup_id)
         with best_effort("giving space back"):  # the next collection does it; the backup is gone all the same
             repository.collect(self.held.cluster_id)
         return lambda: jobs.finish_deletion(self.catalog, self.held)

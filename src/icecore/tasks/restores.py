@@ -42,7 +42,7 @@ class RestoreTask(OneJob):
             (self._directory / "tablespaces").mkdir()
             (self._directory / "tablespaces").chmod(0o711)
         plan = restore.plan(reader, engine, target, owner=owner, block_bytes=repository.block_bytes)
-        with pinned.image_of(self.config, cluster.source_cluster_id, self.held.backup_id) as image:
+        with pinned.image_of(self.config, reader.facts) as image:
             restore.run(
                 plan,
                 reader,

@@ -71,6 +71,7 @@ class LocalFile:
     def __init__(self, found: Found, check: PageCheck | None) -> None:
         self.meta: FileMeta = found.meta
         self._found, self._all_checks = found, check
+        self._may_vanish = True
         self._source = found.source
         self._check = check if found.relation is not None else None
         self._first_block = 0
@@ -82,13 +83,20 @@ class LocalFile:
         return self._source
 
     def at(self, clone: Path) -> LocalFile:
-        """A page that does not match there is read again there: the live one may be newer than the backup's end."""
-        return LocalFile(replace(self._found, source=clone), self._all_checks)
+        """A page that does not match there is read again there: the live one may be newer than the backup's end. A
+        clone that is gone is no dropped table: leaving it out would lose one."""
+        file = LocalFile(replace(self._found, source=clone), self._all_checks)
+        file._may_vanish = False
+        return file
 
     def open(self) -> LocalReader:
         try:
             descriptor = os.open(self._source, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
+            if not self._may_vanish:
+                raise EngineFailed(
+                    doing="reading an image", reason=f"the clone of {self.meta.path} was removed meanwhile"
+                ) from None
             if self._source.name in NEVER_VANISH and not _dropped_with_directory(self._source):
                 raise EngineFailed(doing="reading the data directory", reason=f"{self.meta.path} vanished") from None
             raise SourceVanished(self.meta.path) from None

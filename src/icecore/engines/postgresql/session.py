@@ -89,10 +89,12 @@ class LocalSession(Guard):
         )
 
     def neighbours(self) -> tuple[Path, ...]:
-        """Beside the data directory and beside each tablespace."""
+        """Beside the data directory and beside each tablespace, where that is the same file system (behind a mount
+        point it is not) and not the data directory itself (a tablespace may lie inside)."""
         data = Path(os.path.realpath(self.source.data_directory))
         spaces = [Path(os.path.realpath(link)) for link in sorted((data / "pg_tblspc").iterdir())]
-        return tuple(dict.fromkeys(place.parent for place in (data, *spaces)))
+        places = (place for place in (data, *spaces) if not place.parent.is_relative_to(data))
+        return tuple(dict.fromkeys(place.parent for place in places if _beside(place)))
 
     def files(self) -> Iterator[SourceFile]:
         """Directories before their contents. May be run once."""
@@ -190,6 +192,14 @@ class LocalSession(Guard):
         if spaces and spaces.strip():
             self._labels.append(MemoryFile("tablespace_map", spaces, now))
         return lsn_number((result.get_value(0, 0) or b"0/0").decode())
+
+
+def _beside(place: Path) -> bool:
+    """Whether the directory above is on the same file system."""
+    try:
+        return place.stat().st_dev == place.parent.stat().st_dev
+    except OSError:
+        return False  # a tablespace that cannot be seen: the walk says so
 
 
 def _below(directory: str, path: str) -> str:
