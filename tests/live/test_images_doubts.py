@@ -227,8 +227,8 @@ def test_an_image_does_not_outlive_its_use(place: Path, server: PostgresWorld) -
         station.stop()
         station.start(env={"ICECORE_IMAGES": "off"})
         station.backup(cluster_id)
-        assert list(beside.iterdir()) == []
-        assert {each["backups_level"] for each in station.backups(cluster_id)} == {"Level-2"}
+        until(lambda: not list(beside.iterdir()))
+        until(lambda: {each["backups_level"] for each in station.backups(cluster_id)} == {"Level-2"})
 
 
 def test_a_look_that_hangs_does_not_keep_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
