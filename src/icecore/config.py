@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import stat
 import tomllib
@@ -29,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icecore import errors
+from icecore.model import rate_bytes_s
 
 DEFAULT_LISTEN = "127.0.0.1:7480"
 SETTINGS = {
@@ -42,7 +42,6 @@ SETTINGS = {
     "background": "ICECORE_BACKGROUND",
 }
 _YES = ("true", "1", "yes")
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -140,12 +139,12 @@ def load(home: Path) -> Config:
 
 
 def _rate(text: str, path: Path) -> int:
-    """Bytes a second: ``50MB``, ``0.5 GB``, ``64MiB``, or a plain number; 0 means no limit."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B?(?:/s)?", text.strip())
-    rate = float(found[1]) * _UNITS[found[2] or ""] if found else -1.0
-    if rate != 0 and not 1 <= rate < float("inf"):
-        raise errors.Refused(f"{path}: max_rate must be a size such as 50MB, not {text}", hint="Mend the setting.")
-    return int(rate)
+    try:
+        return rate_bytes_s(text)
+    except ValueError as error:
+        raise errors.Refused(
+            f"{path}: max_rate must be a size such as 50MB, not {text}", hint="Mend the setting."
+        ) from error
 
 
 # ---------------------------------------------------------------- small private files

@@ -6,6 +6,7 @@ otherwise); on the wire, PolarDB's names. They meet in ``api/contract.py`` only.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -171,3 +172,18 @@ def facts_from_dict(found: dict[str, Any]) -> BackupFacts:
 def allowed(before: JobState, after: JobState) -> bool:
     """C5: whether a job may move from ``before`` to ``after``."""
     return after in TRANSITIONS[before]
+
+
+# ---------------------------------------------------------------- how fast
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+MAX_RATE_BYTES_S = 10**15  # more is a mistake
+
+
+def rate_bytes_s(text: str) -> int:
+    """Bytes a second: ``50MB``, ``0.5 GB``, ``64MiB``, or a plain number; 0 means no limit. ``ValueError``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B?(?:/s)?", text.strip())
+    rate = float(found[1]) * _UNITS[found[2] or ""] if found else -1.0
+    if rate != 0 and not 1 <= rate <= MAX_RATE_BYTES_S:
+        raise ValueError(f"{text!r} is not a rate")
+    return int(rate)

@@ -1,4 +1,4 @@
-"""The eye of a job: carries phases and bytes into the catalog, and cancel, stop and kill out of it."""
+"""The eye of a job: carries phases and bytes into the catalog, and cancel, pace, stop and kill out of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from icecore.catalog import Catalog, jobs
 from icecore.catalog.jobs import Claim
 from icecore.laps import Laps
 from icecore.model import Phase
+from icecore.pace import Pace
 
 TELL_EVERY_S = 0.5
 
@@ -54,6 +55,7 @@ class JobWatch:
         self._held = held
         self._stopping = stopping
         self.laps = Laps()
+        self.pace = Pace()  # the cluster's, as of the last time the catalog was told
         self._phase = Phase.NO_START
         self._total = self._done = self._new = 0
         self._told_at = 0.0
@@ -102,7 +104,7 @@ class JobWatch:
         """Now, whether it is due or not."""
         self._told_at = time.monotonic()
         try:
-            self._cancelled |= jobs.progress(
+            wishes = jobs.progress(
                 self._catalog,
                 self._held,
                 phase=self._phase,
@@ -113,3 +115,9 @@ class JobWatch:
             )
         except errors.Busy:
             return  # progress can wait; a lost claim cannot and is raised
+        self._cancelled |= wishes.cancelled
+        rate, background, home = wishes.max_rate_bytes_s, wishes.background, self._catalog.config
+        self.pace.set(
+            home.max_rate_bytes_s if rate is None else rate,
+            background=home.background if background is None else background,
+        )

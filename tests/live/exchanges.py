@@ -41,6 +41,7 @@ BY_FIELD: tuple[tuple[str, str], ...] = (
     (r"FreeBytes", "82463372288"),
     (r"GrowthBytesPerDay", "115998720"),
     (r"NewBytes|BytesNew", "1187205120"),
+    (r"MaxRateBytes", "200000000"),
     (r"BindingPart", "cpu"),
     (
         r"BindingSentence",

@@ -166,6 +166,8 @@ def _record_with_worker(
     record("DescribeDBClusterAttribute", UNKNOWN, title="There is no such cluster")
     record("DescribeDBClusterEndpoints", here)
     record("DescribeRegions")
+    record("ModifyDBClusterPace", here, ("MaxRate", "200MB"), ("Background", "on"))
+    record("ModifyDBClusterPace", here, ("MaxRate", "fast"), title="A rate that means nothing")
     record("DescribeClusterHealth", here)
     record("DescribeOverview", here)
     policy = ("BackupRetentionPolicyOnClusterDeletion", "ALL")

@@ -220,6 +220,16 @@ def test_health_tells_each_finding_with_its_fix(room: Room) -> None:
     assert reads(room.press(room.here, "CreateBackup"), 403)
 
 
+def test_the_pace_of_a_cluster_is_set_on_its_page(room: Room) -> None:
+    assert "A backup reads as fast as it can (the home's setting)" in reads(room.admin.get(room.here))
+    done = room.press(room.here, "ModifyDBClusterPace", **{"p.max_rate": "64MiB", "p.background": "on"})
+    assert (done.status, done.location) == (303, f"{room.here}#pace")
+    page = room.admin.get(room.here)
+    assert "A backup reads at most 64.0 MiB/s (set for this cluster) , and its threads get core" in reads(page)
+    assert '<option value="on" selected>' in page.text and 'value="67108864"' in page.text
+    assert "64.0 MiB/s" in reads(room.reader.get(room.here))
+
+
 def test_a_reader_sees_everything_and_changes_nothing(room: Room) -> None:
     backup_id = room.backup()
     paths = (
@@ -238,6 +248,7 @@ def test_a_reader_sees_everything_and_changes_nothing(room: Room) -> None:
     for action, fields in (
         ("CreateBackup", {"p.db_cluster_id": room.desk.cluster_id}),
         ("DeleteBackup", {"p.db_cluster_id": room.desk.cluster_id, "p.backup_id": backup_id}),
+        ("ModifyDBClusterPace", {"p.db_cluster_id": room.desk.cluster_id, "p.max_rate": "1"}),
     ):
         assert room.reader.post("/console/act", {"Action": action, **fields}).status == 403
     assert room.jobs() == 1

@@ -118,7 +118,7 @@ def test_running_task_shows_steps_numbers_and_cancel(office: Office) -> None:
     assert (acted.status, acted.location) == (303, f"/console/tasks/{job_id}")
     spent_ms = {Part.CPU: 7100, Part.READ: 900, Part.WRITE: 2000}
     told = {"phase": Phase.UPLOADING, "done": GIB, "total": 4 * GIB, "new": 0, "spent_ms": spent_ms}
-    assert jobs.progress(office.desk.app.catalog, held, **told)
+    assert jobs.progress(office.desk.app.catalog, held, **told).cancelled
     text = plain(office.reader.get(f"/console/tasks/{job_id}").text)
     assert "CPU binds: 71 % of the time went into hashing, compressing and encrypting, 20 % into writing" in text
     assert "In cpu 71 % 7.1 s In write 20 % 2.0 s In read 9 % 0.9 s" in text

@@ -74,3 +74,45 @@ def test_a_rate_that_means_nothing_is_refused_by_name(tmp_path, monkeypatch, tex
     monkeypatch.setenv("ICECORE_MAX_RATE", text)
     with pytest.raises(errors.Refused, match="max_rate"):
         config.load(tmp_path / "home")
+
+
+def test_another_rate_counts_for_bytes_that_are_waited_for_already(monkeypatch):
+    """1000 bytes at 100 a second; after two seconds 400 a second, after three more nothing holds them."""
+    paced = pace.Pace(100)
+
+    class Turning(Clock):
+        def wait(self, seconds: float) -> bool:
+            super().wait(seconds)
+            if 102 <= self.now < 102.2:
+                paced.set(400, background=False)
+            if self.now > 200:
+                paced.set(0, background=False)
+            return False
+
+    clock = Turning()
+    monkeypatch.setattr(pace, "time", clock)
+    paced = pace.Pace(100)
+    paced.spend(1000, clock)  # type: ignore[arg-type]
+    assert clock.now == pytest.approx(104)  # 200 bytes, then 800 at four times the rate
+    clock.now = 200.0
+    paced.spend(1 << 40, clock)  # type: ignore[arg-type]
+    assert clock.now < 201
+
+
+def test_a_thread_at_work_gets_behind_others_and_before_them_again():
+    if os.geteuid() != 0:
+        pytest.skip("only root may get before others again")
+    paced, found = pace.Pace(), []
+
+    def work() -> None:
+        paced.begin_thread()
+        for background in (False, True, True, False):
+            paced.set(0, background=background)
+            paced.spend(1, threading.Event())
+            found.append(os.getpriority(os.PRIO_PROCESS, 0))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert found == [usual, max(usual, pace.NICE), max(usual, pace.NICE), usual]

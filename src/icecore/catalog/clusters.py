@@ -96,6 +96,14 @@ def imaged(catalog: Catalog, cluster_id: str, backup_id: str, *, image_bytes: in
         tx.execute(sa.update(tables.cluster).where(tables.cluster.c.id == cluster_id).values(image_bytes=image_bytes))
 
 
+def set_pace(catalog: Catalog, cluster_id: str, **values: int | None) -> None:
+    """``max_rate_bytes_s`` (0: no limit) and ``background``; None: as the home says. Raises ClusterNotFound."""
+    with catalog.write() as tx:
+        live_cluster(tx, cluster_id)
+        if values:
+            tx.execute(sa.update(tables.cluster).where(tables.cluster.c.id == cluster_id).values(**values))
+
+
 def moved(catalog: Catalog, cluster_id: str, *, dsn: str, host: str, port: int) -> None:
     """A restored server answers at another address from now on."""
     with catalog.write() as tx:

@@ -36,6 +36,15 @@ class Claim:
     backup_id: str
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What a running job is asked for by now. Of the pace None: as the home says."""
+
+    cancelled: bool
+    max_rate_bytes_s: int | None
+    background: bool | None
+
+
 class NotYet(Exception):
     """Another job of the cluster runs, or a live worker has this one: ask again."""
 
@@ -86,9 +95,9 @@ def progress(
     total: int,
     new: int,
     spent_ms: Mapping[Part, int] | None = None,
-) -> bool:
-    """Record how far the job is and what its time went into; True when it was asked to stop. ``StaleWorker`` when the
-    claim was lost."""
+) -> Wishes:
+    """Record how far the job is and what its time went into. ``StaleWorker`` when the claim was lost."""
+    c = tables.cluster.c
     with catalog.note() as tx:
         changed = tx.execute(
             sa.update(tables.job)
@@ -98,9 +107,10 @@ def progress(
             )
             .returning(tables.job.c.cancel_requested)
         ).first()
+        pace = tx.execute(sa.select(c.max_rate_bytes_s, c.background).where(c.id == held.cluster_id)).one()
     if changed is None:
         raise errors.StaleWorker(job_id=held.job_id)  # C4
-    return bool(changed.cancel_requested)
+    return Wishes(bool(changed.cancel_requested), pace.max_rate_bytes_s, pace.background)
 
 
 def hand_over(catalog: Catalog, held: Claim) -> None:

@@ -187,7 +187,7 @@ def _start(g: Grammar) -> None:
 
 
 def _clusters(g: Grammar) -> None:
-    verbs = g.group("cluster", "Clusters under protection: add, list, check, remove")
+    verbs = g.group("cluster", "Clusters under protection: add, list, check, set, remove")
     p = g.command(
         "add",
         "clusters:add",
@@ -205,6 +205,18 @@ def _clusters(g: Grammar) -> None:
         "check", "clusters:check", "Look at a server: reachable, rights, settings, and what to mend", within=verbs
     )
     p.add_argument("cluster", metavar="CLUSTER", help="name or id")
+    p = g.command(
+        "set",
+        "clusters:set_",
+        "How fast backups of a cluster may read it; a running one takes it up. Without an option: show it",
+        "icecore cluster set orders --max-rate 200MB --background on\nicecore cluster set orders --max-rate default",
+        verbs,
+    )
+    p.add_argument("cluster", metavar="CLUSTER", help="name or id")
+    p.add_argument("--max-rate", metavar="RATE", help="bytes a second such as 200MB; 0: no limit; default: as the home")
+    p.add_argument(
+        "--background", choices=("on", "off", "default"), help="on: core and disk only when nobody else wants them"
+    )
     p = g.command(
         "remove",
         "clusters:remove",

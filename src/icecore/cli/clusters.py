@@ -1,4 +1,4 @@
-"""icecore cluster: add, list, check, remove."""
+"""icecore cluster: add, list, check, set, remove."""
 
 from __future__ import annotations
 
@@ -77,6 +77,17 @@ def check(options: Namespace, output: Output) -> int:
         }
         output.result(_findings(options.cluster, probe), document)
         return errors.EngineRefused.exit if _refusals(probe) else 0
+
+
+def set_(options: Namespace, output: Output) -> None:
+    with Calls(options.home) as calls:
+        cluster_id = names.cluster_id(calls, options.cluster)
+        if options.max_rate or options.background:
+            wanted = {"max_rate": options.max_rate, "background": options.background}
+            calls("ModifyDBClusterPace", db_cluster_id=cluster_id, **wanted)
+        answer = calls("DescribeClusterHealth", db_cluster_id=cluster_id)
+        shown = ("DBClusterId", "DBClusterName", "MaxRateBytes", "MaxRateOwn", "Background", "BackgroundOwn")
+        output.result(screens.cluster_pace(answer.result), {name: answer.wire[name] for name in shown})
 
 
 def remove(options: Namespace, output: Output) -> None:

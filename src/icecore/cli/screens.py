@@ -125,6 +125,18 @@ def clusters(result: Result) -> str:
     return table(["CLUSTER", "ID", "STATUS", "ENGINE", "SIZE", "SINCE"], rows, right=[4])
 
 
+def cluster_pace(found: Result) -> str:
+    """``cluster set``: what holds for a cluster, and where that is said."""
+    rate, background = found.get("max_rate_bytes"), found.get("background")
+    whose = {True: "set for this cluster", False: "the home's setting"}
+    lines = [
+        f"Backups of {found.get('db_cluster_name', '')}",
+        f"  max-rate    {f'{size(rate)}/s' if rate else 'no limit'}   ({whose[bool(found.get('max_rate_own'))]})",
+        f"  background  {'on' if background else 'off'}   ({whose[bool(found.get('background_own'))]})",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def findings(name: str, version: str, size_bytes: int, found: Sequence[tuple[str, str, str]]) -> str:
     """``cluster check``. Each finding: level (ok, warning, refusal), what, fix."""
     marks = {"ok": "ok     ", "warning": "warning", "refusal": "REFUSED"}

@@ -10,7 +10,6 @@ from pathlib import Path
 from icecore import backup, errors, parts, pinned
 from icecore.catalog import clusters, jobs, queries
 from icecore.model import BackupMode
-from icecore.pace import Pace
 from icecore.tasks.task import Finish, OneJob, best_effort
 
 
@@ -40,7 +39,7 @@ class BackupTask(OneJob):
                 scratch=scratch,
                 threads=self.config.threads,
                 images=self._note_images if self.config.images and not self._plainly else None,
-                pace=Pace(self.config.max_rate_bytes_s, background=self.config.background),
+                pace=self.watch.pace,
                 laps=self.watch.laps,
             )
 

@@ -71,6 +71,7 @@ def table() -> dict[str, Operation]:
         "CreateDBCluster": clusters.create_cluster,
         "DeleteDBCluster": clusters.delete_cluster,
         "RegisterDBCluster": clusters.register_cluster,
+        "ModifyDBClusterPace": clusters.modify_pace,
         "DescribeBackupHistory": backups.describe_backup_history,
         "DescribeJobs": jobs.describe_jobs,
         "CancelJob": jobs.cancel_job,

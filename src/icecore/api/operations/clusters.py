@@ -11,9 +11,11 @@ from icecore import errors
 from icecore.api.contract import Call
 from icecore.api.operations import Context, Result
 from icecore.catalog import clusters, intents, queries
+from icecore.model import rate_bytes_s
 
 WIRE_ENGINES = {"postgresql": "PostgreSQL"}
 ZONE = "{region}-a"
+HOME = "default"  # as the home says
 
 
 def create_cluster(context: Context, call: Call) -> Result:
@@ -65,6 +67,20 @@ def register_cluster(context: Context, call: Call) -> Result:
         region_id=context.catalog.config.region_id,
     )
     return {"db_cluster_id": cluster_id}
+
+
+def modify_pace(context: Context, call: Call) -> Result:
+    """What is not given stays as it is."""
+    params, values = call.params, dict[str, int | None]()
+    if params["max_rate"]:
+        try:
+            values["max_rate_bytes_s"] = None if params["max_rate"] == HOME else rate_bytes_s(params["max_rate"])
+        except ValueError as error:
+            raise call.refuse("max_rate") from error
+    if params["background"]:
+        values["background"] = None if params["background"] == HOME else params["background"] == "on"
+    clusters.set_pace(context.catalog, params["db_cluster_id"], **values)
+    return {}
 
 
 def describe_clusters(context: Context, call: Call) -> Result:
@@ -136,7 +152,7 @@ def describe_cluster_endpoints(context: Context, call: Call) -> Result:
 
 def describe_cluster_health(context: Context, call: Call) -> Result:
     """As the keeper last saw it: no server is asked while a client waits."""
-    row = _until_gone(context, call.params["db_cluster_id"])
+    row, home = _until_gone(context, call.params["db_cluster_id"]), context.catalog.config
     return {
         "db_cluster_id": row.id,
         "db_cluster_name": row.name,
@@ -149,6 +165,10 @@ def describe_cluster_health(context: Context, call: Call) -> Result:
         "local": row.local,
         "data_directory": row.data_directory or None,
         "size_bytes": row.size_bytes,
+        "max_rate_bytes": home.max_rate_bytes_s if row.max_rate_bytes_s is None else row.max_rate_bytes_s,
+        "max_rate_own": row.max_rate_bytes_s is not None,
+        "background": home.background if row.background is None else row.background,
+        "background_own": row.background is not None,
         "findings": [
             {"severity": found["severity"], "message": found["message"], "hint": found["hint"] or None}
             for found in json.loads(row.findings)
