@@ -20,7 +20,19 @@ SOURCE = ROOT / "src" / "icecore"
 TESTS = ROOT / "tests"
 
 PURE = {"model", "binding", "errors", "explanations", "recovery", "retention"}
-PROCEDURES = {"backup", "copying", "laps", "pace", "imaging", "restore", "verify", "archive", "prune"}
+PROCEDURES = {
+    "backup",
+    "copying",
+    "laps",
+    "pace",
+    "imaging",
+    "restore",
+    "laying",
+    "delta",
+    "verify",
+    "archive",
+    "prune",
+}
 CONTRACTS = {"storage", "engines", "repository"}  # the packages' own names; "storage.local" is not among them
 WORK = {"worker", "tasks", "watch", "keeper", "pinned"}  # the worker and its pieces
 PARTS = {"storage.*", "engines.*", "repository.*"}

@@ -174,7 +174,7 @@ def test_R5_a_flipped_or_cut_byte_is_refused_or_harmless(place: Path, still: Pos
         cluster_id = station.add(still)
         backup_id = station.backup(cluster_id)["backup_id"]
         station.stop()
-    from icecore import config, parts, restore
+    from icecore import config, laying, parts, restore
     from icecore.engines import RestoreTarget
     from icecore.engines.postgresql import PostgresRestore
 
@@ -191,7 +191,7 @@ def test_R5_a_flipped_or_cut_byte_is_refused_or_harmless(place: Path, still: Pos
             owner=None,
             block_bytes=repository.block_bytes,
         )
-        size = restore.BLOCK_ID_BYTES
+        size = laying.BLOCK_ID_BYTES
         return {
             file.meta.path: hash(
                 b"".join(reader.block(file.blocks[at : at + size]) for at in range(0, len(file.blocks), size))

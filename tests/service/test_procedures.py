@@ -12,7 +12,7 @@ import pytest
 import simulated
 from simulated import QuietWatch, SimulatedEngine, SimulatedRestore, some_files, tree
 
-from icecore import backup, copying, errors, restore
+from icecore import backup, copying, errors, laying, restore
 from icecore.binding import Part, binds
 from icecore.engines import RestoreTarget
 from icecore.laps import Laps
@@ -74,7 +74,7 @@ def test_what_comes_out_is_what_went_in(storage, tmp_path, ordered):
 def test_a_span_boundary_inside_a_file(storage, tmp_path, monkeypatch):
     """Files longer than a span are read by several tasks; short, exact and long ones come out alike."""
     monkeypatch.setattr(copying, "SPAN_BYTES", 2 * BLOCK_BYTES)
-    monkeypatch.setattr(restore, "SPAN_BYTES", 2 * BLOCK_BYTES)
+    monkeypatch.setattr(laying, "SPAN_BYTES", 2 * BLOCK_BYTES)
     engine = SimulatedEngine({f"f{n}": bytes([n + 1]) * (n * BLOCK_BYTES + n % 3) for n in range(9)})
     make(engine, storage, tmp_path)
     assert restored(storage, tmp_path / "out") == dict(sorted(engine.files.items()))
@@ -219,7 +219,7 @@ def test_a_failed_restore_cannot_be_started(storage, tmp_path):
 
 def test_blocks_that_do_not_divide_a_span(tmp_path, monkeypatch):
     """A span must begin with a block, when stored and when laid; a block size may be any multiple of 4 KiB."""
-    for module in (copying, restore):
+    for module in (copying, laying):
         monkeypatch.setattr(module, "SPAN_BYTES", 10 * BLOCK_BYTES)
     storage = MemoryStorage()
     Repository.create(storage, None, block_bytes=3 * BLOCK_BYTES)

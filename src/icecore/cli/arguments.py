@@ -259,6 +259,7 @@ def _backups(g: Grammar) -> None:
         "icecore restore 1764000123456 --to /srv/pg-restored\n"
         "icecore restore orders --to orders-copy\n"
         "icecore restore 1764000123456 --to orders-copy\n"
+        "icecore restore orders --to /srv/pg --delta --dry-run\n"
         "icecore restore --repo /mnt/icecore/repository --key-file icecore.key 1764000123456 --to ./data",
     )
     p.add_argument("what", metavar="CLUSTER|BACKUP", help="a backup's id (or its start), or a cluster: its newest one")
@@ -272,6 +273,11 @@ def _backups(g: Grammar) -> None:
     p.add_argument("--repo", type=Path, metavar="DIR", help="offline: this repository; no home is needed")
     p.add_argument("--key-file", type=Path, metavar="FILE", help="its key file")
     p.add_argument("--passphrase", action="store_true", help="it opens by a passphrase (asked, or ICECORE_PASSPHRASE)")
+    p.add_argument(
+        "--delta",
+        action="store_true",
+        help="into a directory that holds an older or damaged copy of this cluster: write only what differs",
+    )
     p.add_argument("--dry-run", action="store_true", help="show the plan only")
     p.add_argument("--no-wait", action="store_true", help="a new cluster: return when the job is accepted")
 

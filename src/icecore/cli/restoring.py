@@ -39,13 +39,13 @@ def is_directory(target: str, offline: bool) -> bool:
 
 
 def to_cluster(options: Namespace, output: Output) -> None:
-    if options.tablespace or options.owner:
-        raise errors.Usage(reason="--tablespace and --owner are for a directory: --to ./DIR")
+    if options.tablespace or options.owner or options.delta:
+        raise errors.Usage(reason="--tablespace, --owner and --delta are for a directory: --to ./DIR")
     with Calls(options.home) as calls:
         # Which backup
         of = names.backup if names.is_backup(options.what) else names.newest_backup
         chosen = of(calls, options.what).result["backup"]
-        output.say(_plan_text(chosen, f"new cluster {options.to}, on 127.0.0.1 at a free port"))
+        output.say(plan_text(chosen, f"new cluster {options.to}, on 127.0.0.1 at a free port"))
         if options.dry_run:
             return
 
@@ -86,7 +86,7 @@ def to_cluster(options: Namespace, output: Output) -> None:
         )
 
 
-def _plan_text(chosen: Mapping[str, Any], target: str) -> str:
+def plan_text(chosen: Mapping[str, Any], target: str) -> str:
     taken = screens.at(chosen.get("consistent_time"))
     return screens.facts(
         [
@@ -111,9 +111,15 @@ def into_directory(options: Namespace, output: Output) -> None:
     facts = _chosen(repository, options.what)
     engine = parts.restore_engine(facts.engine)
     target = RestoreTarget(Path(options.to).absolute(), _tablespaces(options.tablespace))
-    owner = _owner(options.owner)
+
+    if options.delta:
+        from icecore.cli.mending import over_what_is_there
+
+        over_what_is_there(options, output, repository, facts, target)
+        return
 
     # The plan refuses before the first byte
+    owner = owner_named(options.owner)
     reader = repository.reader(facts.cluster_id, facts.backup_id)
     plan = procedure.plan(reader, engine, target, owner=owner, block_bytes=repository.block_bytes)
     chosen = {
@@ -122,12 +128,12 @@ def into_directory(options: Namespace, output: Output) -> None:
         "consistent_time": facts.boundary.consistent_at,
         "logical_bytes": facts.size_bytes,
     }
-    output.say(_plan_text(chosen, str(target.data_directory)))
+    output.say(plan_text(chosen, str(target.data_directory)))
     if options.dry_run:
         return
 
     # Lay it down, sharing the blocks of the backup's image where the home keeps one on the same file system
-    watch = _Watch(output)
+    watch = ShownWatch(output)
     try:
         with _image(options, facts) as image:
             procedure.run(plan, reader, engine, watch, threads=min(8, os.cpu_count() or 2), image=image)
@@ -148,7 +154,7 @@ def into_directory(options: Namespace, output: Output) -> None:
     output.result(
         f"Backup {facts.backup_id} is in {target.data_directory}: {screens.size(facts.size_bytes)}, "
         f"as of {screens.at(facts.boundary.consistent_at)}.\n"
-        f"Next: {_how_to_start(facts, target.data_directory, owner)}",
+        f"Next: {how_to_start(facts, target.data_directory, owner)}",
         document,
     )
 
@@ -182,7 +188,7 @@ def _tablespaces(given: list[str]) -> dict[str, Path]:
     return places
 
 
-def _owner(name: str | None) -> tuple[int, int] | None:
+def owner_named(name: str | None) -> tuple[int, int] | None:
     """Whose the files become. Only root can give them away, and no PostgreSQL starts as root."""
     import pwd
 
@@ -200,7 +206,7 @@ def _owner(name: str | None) -> tuple[int, int] | None:
     return user.pw_uid, user.pw_gid
 
 
-def _how_to_start(facts: BackupFacts, directory: Path, owner: tuple[int, int] | None) -> str:
+def how_to_start(facts: BackupFacts, directory: Path, owner: tuple[int, int] | None) -> str:
     from icecore.engines.postgresql.binaries import find
 
     major = facts.engine_version.split(".")[0]
@@ -216,7 +222,7 @@ def _how_to_start(facts: BackupFacts, directory: Path, owner: tuple[int, int] | 
     return f"runuser -u {pwd.getpwuid(owner[0]).pw_name} -- {command}"
 
 
-class _Watch:
+class ShownWatch:
     """Shows a restore that runs in this process."""
 
     def __init__(self, output: Output) -> None:

@@ -144,6 +144,10 @@ class RestoreEngine(Protocol):
     def check_target(self, facts: BackupFacts, target: RestoreTarget) -> None:
         """Raise ``TargetRefused`` before the first byte is written."""
 
+    def check_existing(self, facts: BackupFacts, target: RestoreTarget, *, unfinished: bool) -> None:
+        """Raise ``TargetRefused`` unless the target holds an older or damaged copy of this very cluster that nobody
+        uses. ``unfinished``: what an earlier try has left of one, so that less of it can be recognised."""
+
     def last_paths(self) -> frozenset[str]:
         """Files to be written after all others (``global/pg_control``)."""
 

@@ -7,7 +7,7 @@ written, and keeps nothing. On a local disk the kernel reads ahead.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -23,7 +23,7 @@ from icecore.repository.manifest import Root, StoredFile, read_table
 from icecore.repository.pack import MAX_PACK_BYTES, PackTable, block_bound
 from icecore.repository.pack import read_table as read_pack_table
 from icecore.repository.sealing import Keyring, Sealer
-from icecore.storage import Storage
+from icecore.storage import Buffer, Storage
 
 BLOCKS_AT_ONCE = 64  # 8 MiB a thread at the default block size
 
@@ -117,6 +117,7 @@ class Reader:
         """``table``: the cluster's, where the caller has it; else it is loaded when first needed."""
         self.facts, self.block_bytes = facts, block_bytes
         self._root, self._storage, self._keyring, self._layout = root, storage, keyring, layout
+        self._codec = codec
         self._source = BlockSource(storage, keyring, codec, layout)
         self._loading = threading.Lock()
         self._loaded = table
@@ -170,11 +171,15 @@ class Reader:
                 failure = error  # a block that was stored again after a loss lies in another pack too
         raise failure
 
-    def stored_bytes(self) -> int:
-        """What this backup's blocks take in the packs; shared ones count in full."""
+    def is_block(self, data: Buffer, block_id: bytes) -> bool:
+        """Whether ``data`` are the bytes with this id."""
+        return self._codec.block_id(data) == block_id
+
+    def stored_bytes(self, id_runs: Iterable[bytes] | None = None) -> int:
+        """What blocks take in the packs, each once: this backup's, or those with the concatenated ids of the runs."""
         table = self._table()
         marks = np.zeros(len(table), np.bool_)
-        for ids in self.id_runs():
+        for ids in self.id_runs() if id_runs is None else id_runs:
             table.mark(ids, marks)
         return table.stored_bytes(marks)
 

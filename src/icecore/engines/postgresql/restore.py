@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from icecore.engines import RestoredServer, RestoreTarget, ServerPlace
-from icecore.engines.postgresql import binaries, conffile
+from icecore.engines.postgresql import binaries, conffile, existing
 from icecore.engines.postgresql import place as places
 from icecore.engines.postgresql.control import CONTROL_PATH, guarded, parse, read_control
 from icecore.engines.postgresql.owner import as_owner, closed_to_others
@@ -60,20 +60,23 @@ class PostgresRestore:
         for link in _tablespace_links(known):
             if link not in target.tablespaces:
                 raise TargetRefused(f"tablespace {link} has no directory to go to", "Name one for each tablespace.")
-        directories = [target.data_directory, *target.tablespaces.values()]
-        if len({os.path.realpath(each) for each in directories}) != len(directories):
-            raise TargetRefused("two directories of the target are the same", "Name a directory for each.")
+        existing.refuse_foreign_places(target)
         # 2. Nothing is there, and it can be written.
-        for directory in directories:
+        for directory in (target.data_directory, *target.tablespaces.values()):
             _refuse_unless_empty(directory)
             _refuse_inside_source(directory, known)
-        for directory in target.tablespaces.values():
-            if _inside(directory, target.data_directory):
-                raise TargetRefused(
-                    f"tablespace directory {directory} lies inside the data directory", "Name one outside of it."
-                )
         # 3. It fits, file system by file system.
         _refuse_without_space(facts, target)
+
+    def check_existing(self, facts: BackupFacts, target: RestoreTarget, *, unfinished: bool) -> None:
+        known = facts.engine_facts
+        existing.refuse_foreign_places(target)
+        existing.refuse_unless_copy(facts, target, unfinished=unfinished)
+        # The source's own directory may become its backup again, with its own tablespaces; a copy elsewhere may not
+        # reach into the source.
+        if os.path.realpath(target.data_directory) != os.path.realpath(known.get("data_directory") or "/nonexistent"):
+            for directory in (target.data_directory, *target.tablespaces.values()):
+                _refuse_inside_source(directory, known)
 
     def check_server(self, facts: BackupFacts) -> None:
         """Raise ``TargetRefused`` when no server of this backup's major could be started here. For callers that will
@@ -154,17 +157,15 @@ def _refuse_unless_empty(directory: Path) -> None:
         except PermissionError:
             raise TargetRefused(f"{directory} may not be read", "Run as its owner, or as root.") from None
         if names:
-            raise TargetRefused(f"{directory} is not empty", "Name a new or an empty directory.")
+            raise TargetRefused(
+                f"{directory} is not empty",
+                "Name a new or an empty directory. A copy of the same cluster becomes the backup with --delta.",
+            )
     above = directory
     while not above.exists() and above != above.parent:
         above = above.parent
     if not os.access(above, os.W_OK | os.X_OK):
         raise TargetRefused(f"{above} may not be written", "Name another directory, or run as its owner.")
-
-
-def _inside(directory: Path, other: Path) -> bool:
-    real, above = os.path.realpath(directory), os.path.realpath(other)
-    return real == above or real.startswith(above + "/")
 
 
 def _refuse_inside_source(directory: Path, known: Mapping[str, Any]) -> None:
@@ -176,7 +177,7 @@ def _refuse_inside_source(directory: Path, known: Mapping[str, Any]) -> None:
     except (OSError, Damaged):
         return
     for other in (source, *places):
-        if is_source and _inside(directory, other):
+        if is_source and existing.inside(directory, other):
             raise TargetRefused(
                 f"{directory} belongs to the source of this backup ({other})", "Name another directory."
             )
