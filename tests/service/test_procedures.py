@@ -284,7 +284,7 @@ def test_a_limit_that_is_kept_to_is_what_binds_and_a_stream_is_the_networks(stor
 
 @pytest.mark.parametrize(
     ("bound", "owner", "method"),
-    [(Part.READ, MemoryStorage, "get_ranges"), (Part.CPU, BlockCodec, "unpack"), (Part.WRITE, restore, "_write_at")],
+    [(Part.READ, MemoryStorage, "get_ranges"), (Part.CPU, BlockCodec, "unpack"), (Part.WRITE, laying, "write_at")],
 )
 def test_what_is_slow_binds_a_restore(storage, tmp_path, monkeypatch, bound, owner, method):
     make(SimulatedEngine({"a": os.urandom(60 * BLOCK_BYTES)}), storage, tmp_path)
