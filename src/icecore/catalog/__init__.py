@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import secrets
+import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,12 @@ WORKFLOW = "icecore.run_job"
 # DBOS strands jobs when its application version (by default a hash of the sources) changes; ours changes only
 # when a queued job of the previous version could not be run by this one
 JOB_VERSION = "1"
+# the second condition is that of the queue's index
+_QUEUED = (
+    "SELECT workflow_uuid FROM workflow_status"
+    " WHERE queue_name = ? AND status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') LIMIT 1"
+)
+_PENDING = "SELECT workflow_uuid, executor_id FROM workflow_status WHERE status = 'PENDING' AND executor_id IS NOT NULL"
 
 
 class Catalog:
@@ -35,6 +43,8 @@ class Catalog:
         self.config = config
         self._durable = database.make_engine(config.catalog_url, synchronous="FULL")
         self._brief = database.make_engine(config.catalog_url, synchronous="NORMAL")
+        self._glance: sqlite3.Connection | None = None
+        self._glancing = threading.Lock()
 
     def migrate(self) -> None:
         database.migrate(self._durable, self.config.home, self.config.catalog_url)
@@ -42,6 +52,10 @@ class Catalog:
     def close(self) -> None:
         self._durable.dispose()
         self._brief.dispose()
+        with self._glancing:
+            if self._glance is not None:
+                self._glance.close()
+                self._glance = None
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -92,8 +106,22 @@ class Catalog:
 
     def pending(self) -> list[tuple[str, str]]:
         """Workflows that were handed out and have not ended, with the executor that has them."""
-        found = self._queue.list_workflows(status="PENDING")
-        return [(status.workflow_id, status.executor_id) for status in found if status.executor_id]
+        return [(str(workflow_id), str(executor_id)) for workflow_id, executor_id in self._look(_PENDING)]
+
+    def queued(self) -> bool:
+        """Whether a job waits in the queue. Asked many times a second. When in doubt, yes."""
+        try:
+            return bool(self._look(_QUEUED, QUEUE))
+        except sqlite3.Error:
+            return True
+
+    def _look(self, query: str, *values: str) -> list[Any]:
+        """On a connection of its own without a layer on top: 0.03 ms."""
+        with self._glancing:
+            if self._glance is None:
+                place = self.config.home / "catalog.db"
+                self._glance = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
+            return self._glance.execute(query, values).fetchall()
 
     def take_up(self, workflow_id: str, executor_id: str) -> None:
         """Queue again what that executor had, unless somebody did already."""
