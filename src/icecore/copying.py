@@ -6,6 +6,7 @@ A share of those is read all the same, and one difference ends the trust in such
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from icecore import directio
 from icecore.binding import Part
 from icecore.engines import SourceFile, SourceReader, SourceVanished
 from icecore.laps import Laps, lap
@@ -26,6 +28,7 @@ from icecore.pace import Pace
 from icecore.repository import StoredFile, Writer
 
 SPAN_BYTES = 64 << 20  # one task reads this much: large enough to be sequential, small enough to share a 1 GiB file
+READ_BYTES = 1 << 20  # at once, checked and added together; past the page cache a disk wants no less
 ALIVE_EVERY_S = 1.0
 LISTEN_EVERY_S = 0.5  # to a cancel, while a span takes its time
 AUDIT_ONE_IN = 128  # of the blocks that need not be read
@@ -101,6 +104,7 @@ class Copier:
         self._threads = 1 if ordered else threads
         self._block_bytes = writer.block_bytes
         self._span_bytes = SPAN_BYTES - SPAN_BYTES % writer.block_bytes
+        self._read_bytes = max(READ_BYTES - READ_BYTES % writer.block_bytes, writer.block_bytes)
         self._pace = pace or Pace()
         self._laps = laps or Laps()
         self._reading = Part.NETWORK if ordered else Part.READ
@@ -189,36 +193,48 @@ class Copier:
             return _Span(adopted.ids.tobytes(), end - start, 0)
         ids, at, read_bytes = [], start, 0
         with file.open() as reader:
-            while at < end:
+            for behind, known_ids in self._stretches(start, end, adopted):
                 if self._ended.is_set():
                     raise CancelledError
-                wanted = min(self._block_bytes, end - at)
-                number = (at - start) // self._block_bytes
-                if adopted is not None and adopted.found[number]:
-                    ids.append(adopted.ids[number].tobytes())
-                    if adopted.audited[number]:
-                        self._audit(file, reader, at, wanted, ids[-1])
-                    at += wanted
+                if known_ids is not None:
+                    ids.append(known_ids)
+                    at = behind
                     continue
-                got, block_id = self._add(reader, at, wanted)
-                if got:
-                    ids.append(block_id)
-                at += got
+                got, new_ids = self._add(reader, at, behind - at)
+                ids.append(new_ids)
                 read_bytes += got
-                if got < wanted:
+                if at + got < behind:
+                    at += got
                     break
+                at = behind
+            if adopted is not None:
+                self._audit(file, reader, start, end, adopted)
         return _Span(b"".join(ids), at - start, read_bytes)
+
+    def _stretches(self, start: int, end: int, adopted: _Adopted | None) -> Iterator[tuple[int, bytes | None]]:
+        """Where each stretch ends, and the ids of one that is adopted; None: to be read, in one go."""
+        at, number = start, 0
+        runs = [(False, -(-(end - start) // self._block_bytes))] if adopted is None else adopted.runs()
+        for found, count in runs:
+            behind = min(at + count * self._block_bytes, end)
+            if found and adopted is not None:
+                yield behind, adopted.ids[number : number + count].tobytes()
+            else:
+                for cut in range(at + self._read_bytes, behind, self._read_bytes):
+                    yield cut, None
+                yield behind, None
+            at, number = behind, number + count
 
     def _add(self, reader: SourceReader, at: int, wanted: int) -> tuple[int, bytes]:
         if not hasattr(self._buffers, "view"):
-            self._buffers.view = memoryview(bytearray(self._block_bytes))
+            self._buffers.view = directio.aligned_buffer(self._read_bytes)
         view: memoryview = self._buffers.view
         self._pace.spend(wanted, self._ended)
         got = reader.read(at, view[:wanted])
         lap(self._reading)
-        block_id = self._writer.add_block(view[:got]) if got else b""
+        ids = self._writer.add_blocks(view[:got]) if got else b""
         lap(Part.CPU)
-        return got, block_id
+        return got, ids
 
     def _adopt(self, start: int, end: int, known: Known | None) -> _Adopted | None:
         """What of this span is proven unchanged and still stored."""
@@ -237,10 +253,13 @@ class Copier:
         audited = proven & (np.random.default_rng().random(len(proven)) < 1 / AUDIT_ONE_IN)
         return _Adopted(ids, proven, audited)
 
-    def _audit(self, file: SourceFile, reader: SourceReader, at: int, wanted: int, block_id: bytes) -> None:
-        got, found = self._add(reader, at, wanted)
-        if got != wanted or found != block_id:
-            raise Distrusted(file.meta.path, at)
+    def _audit(self, file: SourceFile, reader: SourceReader, start: int, end: int, adopted: _Adopted) -> None:
+        """Some of what was adopted is read all the same: it must be what it is said to be."""
+        for number in np.flatnonzero(adopted.audited).tolist():
+            at = start + number * self._block_bytes
+            wanted = min(self._block_bytes, end - at)
+            if self._add(reader, at, wanted) != (wanted, adopted.ids[number].tobytes()):
+                raise Distrusted(file.meta.path, at)
 
     # ------------------------------------------------------------ in the procedure's thread
 
@@ -268,6 +287,12 @@ class _Adopted:
     @property
     def whole(self) -> bool:
         return bool(self.found.all()) and not bool(self.audited.any())
+
+    def runs(self) -> Iterator[tuple[bool, int]]:
+        """How many blocks in a row are adopted, are not, are, …"""
+        cuts = np.flatnonzero(np.diff(self.found)) + 1
+        starts = [0, *cuts.tolist(), len(self.found)]
+        return ((bool(self.found[first]), behind - first) for first, behind in itertools.pairwise(starts))
 
 
 def _stored(file: SourceFile, blocks: bytes, size_bytes: int) -> StoredFile:

@@ -1,6 +1,6 @@
 """Where a job's time goes, measured by its threads: each says now and then what it has just been doing.
 
-One reading of the clock each time, a few for a block of 128 KiB (``docs/decisions/pipeline.md``).
+One reading of the clock each time, a few for each megabyte read (``docs/decisions/pipeline.md``).
 """
 
 from __future__ import annotations

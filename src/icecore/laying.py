@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from icecore import errors
+from icecore import directio, errors
 from icecore.binding import Part
 from icecore.copying import SPAN_BYTES, Watch
 from icecore.engines import RestoreTarget
@@ -23,6 +24,7 @@ from icecore.repository import Reader, StoredFile
 TABLESPACES = "pg_tblspc/"
 BLOCK_ID_BYTES = 32
 FILES_A_TASK = 64
+RUN_BYTES = 4 << 20  # written at once; each thread has a buffer of this size
 _ZEROS = bytes(1 << 20)  # as long as a block can be
 
 Stretch = tuple[StoredFile, int, int]  # of a file, from a byte to another
@@ -58,6 +60,7 @@ class Layer:
         self._laps = laps or Laps()
         self._done_bytes = 0
         self._span_bytes = SPAN_BYTES - SPAN_BYTES % restore.block_bytes  # spans begin with a block, as when stored
+        self._own = threading.local()
         self._closed: list[tuple[Path, int]] = []  # files that not even their owner may write, and their modes
 
     def lay(self, files: Iterator[StoredFile]) -> None:
@@ -151,16 +154,29 @@ class Layer:
         with self._laps.working(), opened(self.place(file.meta.path), os.O_WRONLY) as descriptor:
             first, behind = start // block_bytes, -(-end // block_bytes)
             blocks = self._reader.blocks(file.blocks[first * BLOCK_ID_BYTES : behind * BLOCK_ID_BYTES])
+            run = _Run(descriptor, self._buffer())
             for at, block in zip(range(start, end, block_bytes), blocks, strict=True):
-                self._put(descriptor, file, at, block)
+                if self._is_something(file, at, block):
+                    run.add(at, block)
+            run.flush()
         return end - start, ()
 
+    def _buffer(self) -> memoryview:
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = directio.aligned_buffer(max(RUN_BYTES, self._restore.block_bytes))
+        buffer: memoryview = self._own.buffer
+        return buffer
+
     def _put(self, descriptor: int, file: StoredFile, at: int, block: bytes) -> None:
-        if len(block) != min(self._restore.block_bytes, file.meta.size_bytes - at):
-            raise errors.Damaged(name=file.meta.path, reason="a block has the wrong length")
-        if block != _ZEROS[: len(block)]:
+        if self._is_something(file, at, block):
             write_at(descriptor, block, at)
             lap(Part.WRITE)
+
+    def _is_something(self, file: StoredFile, at: int, block: bytes) -> bool:
+        """Whether the block must be written: zeros are a hole."""
+        if len(block) != min(self._restore.block_bytes, file.meta.size_bytes - at):
+            raise errors.Damaged(name=file.meta.path, reason="a block has the wrong length")
+        return block != _ZEROS[: len(block)]
 
     def _tell(self, done_bytes: int) -> None:
         self._done_bytes += done_bytes
@@ -180,6 +196,27 @@ def write_at(descriptor: int, block: bytes, at: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, at)
         view, at = view[written:], at + written
+
+
+class _Run:
+    """Neighbouring blocks, written together and past the page cache."""
+
+    def __init__(self, descriptor: int, buffer: memoryview) -> None:
+        self._descriptor, self._buffer = descriptor, buffer
+        self._start, self._filled = 0, 0
+
+    def add(self, at: int, block: bytes) -> None:
+        if at != self._start + self._filled or self._filled + len(block) > len(self._buffer):
+            self.flush()
+            self._start = at
+        self._buffer[self._filled : self._filled + len(block)] = block
+        self._filled += len(block)
+
+    def flush(self) -> None:
+        lap(Part.CPU)
+        directio.write_at(self._descriptor, self._buffer[: self._filled], self._start)
+        lap(Part.WRITE)
+        self._filled = 0
 
 
 class Staged:

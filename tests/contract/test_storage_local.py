@@ -113,16 +113,16 @@ def test_a_failed_write_leaves_nothing_and_keeps_its_cause(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[StorageFailed]
 ) -> None:
     storage.put("a/b", [b"x"])
-    write = os.write
+    write = os.pwrite
     written = []
 
-    def failing(fd: int, data: bytes) -> int:
+    def failing(fd: int, data: bytes, offset: int) -> int:
         if written:
             raise OSError(code, os.strerror(code))
         written.append(1)
-        return write(fd, data[:1])  # a short write comes before many a failure
+        return write(fd, data[:1], offset)  # a short write comes before many a failure
 
-    monkeypatch.setattr(os, "write", failing)
+    monkeypatch.setattr(os, "pwrite", failing)
     with pytest.raises(kind) as caught:
         storage.put("a/c", [b"some bytes"])
     monkeypatch.undo()

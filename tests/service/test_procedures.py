@@ -12,7 +12,7 @@ import pytest
 import simulated
 from simulated import QuietWatch, SimulatedEngine, SimulatedRestore, some_files, tree
 
-from icecore import backup, copying, errors, laying, restore
+from icecore import backup, copying, directio, errors, laying, restore
 from icecore.binding import Part, binds
 from icecore.engines import RestoreTarget
 from icecore.laps import Laps
@@ -266,7 +266,7 @@ class Slow:
 def test_what_is_slow_is_what_binds(storage, tmp_path, monkeypatch, bound, owner, method):
     laps = Laps()
     watch = QuietWatch(lambda name: laps.passed(WAITED_FOR.get(name)))
-    Slow(monkeypatch, owner, method, {"put": 0.3, "stop": 0.5}.get(method, 0.01))
+    Slow(monkeypatch, owner, method, {"read": 0.3, "put": 0.3, "stop": 0.5}.get(method, 0.01))
     make(SimulatedEngine({"a": os.urandom(60 * BLOCK_BYTES)}), storage, tmp_path, watch=watch, laps=laps)
     assert binds(laps.spent_ms()) is bound, laps.spent_ms()
 
@@ -276,7 +276,7 @@ def test_a_limit_that_is_kept_to_is_what_binds_and_a_stream_is_the_networks(stor
         laps = Laps()
         watch = QuietWatch(lambda name, laps=laps: laps.passed(WAITED_FOR.get(name)))
         if bound is Part.NETWORK:
-            Slow(monkeypatch, simulated._Reader, "read", 0.01)
+            Slow(monkeypatch, simulated._Reader, "read", 0.3)
         engine = SimulatedEngine({"a": os.urandom(60 * BLOCK_BYTES)}, ordered=bound is Part.NETWORK)
         make(engine, storage, tmp_path, number=number + 1, watch=watch, pace=pace, laps=laps)
         assert binds(laps.spent_ms()) is bound, laps.spent_ms()
@@ -284,11 +284,11 @@ def test_a_limit_that_is_kept_to_is_what_binds_and_a_stream_is_the_networks(stor
 
 @pytest.mark.parametrize(
     ("bound", "owner", "method"),
-    [(Part.READ, MemoryStorage, "get_ranges"), (Part.CPU, BlockCodec, "unpack"), (Part.WRITE, laying, "write_at")],
+    [(Part.READ, MemoryStorage, "get_ranges"), (Part.CPU, BlockCodec, "unpack"), (Part.WRITE, directio, "write_at")],
 )
 def test_what_is_slow_binds_a_restore(storage, tmp_path, monkeypatch, bound, owner, method):
     make(SimulatedEngine({"a": os.urandom(60 * BLOCK_BYTES)}), storage, tmp_path)
-    Slow(monkeypatch, owner, method, 0.3 if method == "get_ranges" else 0.01)
+    Slow(monkeypatch, owner, method, 0.01 if method == "unpack" else 0.3)
     laps = Laps()
     restored(storage, tmp_path / "out", laps=laps)
     assert binds(laps.spent_ms()) is bound, laps.spent_ms()

@@ -16,7 +16,7 @@ import os
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -140,6 +140,16 @@ class OpenPack:
         self.pending += 1
         return slot
 
+    def take_some(self, packed: Iterable[tuple[bytes, Buffer, int]]) -> list[Slot]:
+        """Room for as many of the first ``(block id, payload, plain word)`` as there is."""
+        slots = []
+        for block_id, payload, plain_word in packed:
+            slot = self.take(block_id, len(payload), plain_word)
+            if slot is None:
+                break
+            slots.append(slot)
+        return slots
+
     def fill(self, slot: Slot, payload: Buffer, block_id: bytes, plain_word: int) -> None:
         out = self._view[slot.offset : slot.offset + slot.stored]
         self._sealer.seal_into(slot.position, payload, block_bound(block_id, plain_word), out)
@@ -163,8 +173,9 @@ def _table_bound(header: Buffer, trailer: Buffer, size_bytes: int) -> bytes:
     return bytes(header) + bytes(trailer) + size_bytes.to_bytes(8, "little")
 
 
-def read_table(data: Buffer, keyring: Keyring, cluster_id: str, name: str) -> PackTable:
-    """The table of a whole pack; ``Damaged(name)`` if anything of it differs from what was written."""
+def read_table(data: Buffer, keyring: Keyring, cluster_id: str, name: str, pack_id: bytes | None = None) -> PackTable:
+    """The table of a whole pack; ``Damaged(name)`` if anything of it differs from what was written. ``pack_id``: its
+    hash, where that was just computed from the very same bytes."""
     view = memoryview(data)
     salt = read_header(view, PACK_MAGIC, keyring, name)
     if len(view) < HEADER_BYTES + TAG_BYTES + TRAILER_BYTES:
@@ -179,7 +190,7 @@ def read_table(data: Buffer, keyring: Keyring, cluster_id: str, name: str) -> Pa
     table = sealer.open(TABLE_POSITION, view[start:-TRAILER_BYTES], bound, name)
     stored, plain = column(table[count * 32 : count * 36]), column(table[count * 36 :])
     check_columns(stored, plain, start - HEADER_BYTES, name)
-    return PackTable(blake3(view).digest(), salt, len(view), table[: count * 32], stored, plain)
+    return PackTable(pack_id or blake3(view).digest(), salt, len(view), table[: count * 32], stored, plain)
 
 
 def check_columns(stored: array[int], plain: array[int], blocks_bytes: int, name: str) -> None:
@@ -190,10 +201,12 @@ def check_columns(stored: array[int], plain: array[int], blocks_bytes: int, name
         raise Damaged(name=name, reason="an entry is too long")
 
 
-def check_pack(data: Buffer, keyring: Keyring, cluster_id: str, codec: BlockCodec, name: str) -> PackTable:
+def check_pack(
+    data: Buffer, keyring: Keyring, cluster_id: str, codec: BlockCodec, name: str, pack_id: bytes | None = None
+) -> PackTable:
     """Decode a whole pack, its table and every block, once (R7)."""
     view = memoryview(data)
-    table = read_table(view, keyring, cluster_id, name)
+    table = read_table(view, keyring, cluster_id, name, pack_id)
     sealer = keyring.sealer("pack", cluster_id, table.salt)
     for position, block_id, offset, stored, plain_word in table.entries():
         payload = sealer.open(position, view[offset : offset + stored], block_bound(block_id, plain_word), name)

@@ -1,6 +1,6 @@
 """Writing a backup: blocks into packs from several threads, then index, then the manifest, in the order of the laws.
 
-Several threads call ``add_block``. Each hashes, compresses and seals its own block, straight into its place in the
+Several threads call ``add_blocks``. Each hashes, compresses and seals its own blocks, straight into their places in the
 pack's buffer; the lock is held only to give out places. Whoever fills the last place of a full pack stores it.
 Three pack buffers go round, so a writer's memory is bounded (about 100 MB and the index) and a slow storage slows the
 threads down.
@@ -8,16 +8,17 @@ threads down.
 
 from __future__ import annotations
 
-import mmap
 import random
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from icecore import directio
 from icecore.binding import Part
 from icecore.errors import Damaged, ObjectExists, ObjectMissing
 from icecore.laps import lap
@@ -33,7 +34,7 @@ from icecore.storage import Buffer, Lease, Storage
 
 PACK_BUFFERS = 3  # one filling, one being stored, one so that neither waits; 33 MB each
 INDEX_AFTER_PACKS = 32  # 1 GiB stored: what a crash makes the rerun store again
-INDEX_AFTER_BLOCKS = 65_536
+INDEX_AFTER_BLOCKS = 131_072
 CHECK_SAMPLE = 64  # blocks read back from storage, of the adopted and of the new ones each
 
 
@@ -73,19 +74,30 @@ class Writer:
         self._adopted_packs = bytearray(len(self._known.packs))
         self._adopted_sample: list[tuple[int, bytes]] = []  # row, block id
         self._adopted_total = 0
+        self._chance = np.random.default_rng()
 
     # ------------------------------------------------------------ blocks
 
     def add_block(self, data: Buffer) -> bytes:
-        """The block's id; when this returns, ``data`` may be reused. From any thread, until ``finish_blocks``."""
+        """One block's id; see ``add_blocks``."""
+        if not 0 < memoryview(data).nbytes <= self.block_bytes:
+            raise ValueError(f"a block has 1 to {self.block_bytes} bytes, not {memoryview(data).nbytes}")
+        return self.add_blocks(data)
+
+    def add_blocks(self, data: Buffer) -> bytes:
+        """The concatenated ids of the blocks that ``data`` is cut into; when this returns, ``data`` may be reused. From
+        any thread, until ``finish_blocks``. Some at once cost less than one after the other: looked up together, and
+        given their places together."""
         view = memoryview(data).cast("B")
-        if not 0 < len(view) <= self.block_bytes:
-            raise ValueError(f"a block has 1 to {self.block_bytes} bytes, not {len(view)}")
-        block_id, adopted = self._store(view)
-        if adopted:
-            with self._changed:
-                self.adopted_blocks += 1
-        return block_id
+        blocks = [view[at : at + self.block_bytes] for at in range(0, len(view), self.block_bytes)]
+        ids = [self._codec.block_id(block) for block in blocks]
+        joined = b"".join(ids)
+        found = self.adopt(joined).tolist()
+        with self._changed:
+            new = [number for number, known in enumerate(found) if not known and self._is_first(ids[number])]
+            self.adopted_blocks += found.count(False) - len(new)
+        self._store([(ids[number], blocks[number]) for number in new])
+        return joined
 
     def adopt(self, ids: Buffer) -> NDArray[np.bool_]:
         """For each of the concatenated ids of an earlier backup: True where its block is there, and from now on
@@ -93,6 +105,8 @@ class Writer:
         rows = self._known.rows_of(ids)
         found = rows >= 0
         rows = rows[found]
+        if not len(rows):
+            return found
         with self._changed:
             self._raise_failure()
             np.frombuffer(self._adopted_packs, np.uint8)[self._known.packs_of(rows)] = 1
@@ -183,27 +197,31 @@ class Writer:
         tables = (table for _, some in found for table in some)
         return BlockTable(table for table in tables if sizes.get(table.pack_id.hex()) == table.size_bytes)
 
-    def _store(self, data: memoryview) -> tuple[bytes, bool]:
-        """Id, and whether the block was known already."""
-        block_id = self._codec.block_id(data)
-        with self._changed:
-            self._raise_failure()
-            if self._known_block(block_id):
-                return block_id, True
-            self._seen.add(block_id)
+    def _is_first(self, block_id: bytes) -> bool:
+        """Whether nobody has met this block in this session; from now on somebody has."""
+        self._raise_failure()
+        if block_id in self._seen:
+            return False
+        self._seen.add(block_id)
+        return True
+
+    def _store(self, blocks: Sequence[tuple[bytes, Buffer]]) -> None:
+        """Blocks with their ids: compressed, sealed, in a pack."""
         try:
-            payload, plain_word = self._codec.pack(data)
-            pack, slot = self._take(block_id, len(payload), plain_word)
-            pack.fill(slot, payload, block_id, plain_word)
-            with self._changed:
-                pack.pending -= 1
-                last = pack.closed and not pack.pending
-            if last:
-                self._store_pack(pack)
+            packed = deque((block_id, *self._codec.pack(block)) for block_id, block in blocks)
+            while packed:
+                pack, slots = self._take(packed)
+                for slot in slots:
+                    block_id, payload, plain_word = packed.popleft()
+                    pack.fill(slot, payload, block_id, plain_word)
+                with self._changed:
+                    pack.pending -= len(slots)
+                    last = pack.closed and not pack.pending
+                if last:
+                    self._store_pack(pack)
         except BaseException as error:
             self._fail(error)
             raise
-        return block_id, False
 
     def _store_section(self, section: Buffer) -> bytes:
         """Like ``_store``, but an earlier copy is adopted only if it still decodes: without its table a backup is
@@ -217,11 +235,13 @@ class Writer:
                 self._source.read(pack.pack_id, pack.salt, place, block_id)  # R7
             except Damaged:
                 self._distrusted.add(row)
-        return self._store(view)[0]
+        with self._changed:
+            first = not self._known_block(block_id) and self._is_first(block_id)
+        if first:
+            self._store([(block_id, view)])
+        return block_id
 
     def _known_block(self, block_id: bytes) -> bool:
-        if block_id in self._seen:
-            return True
         for row in self._known.rows(block_id):
             if row in self._distrusted:
                 continue
@@ -239,7 +259,7 @@ class Writer:
         """The same reservoir for many at once: few draws hit it."""
         totals = self._adopted_total + np.arange(1, len(rows) + 1)
         self._adopted_total += len(rows)
-        draws = (np.random.default_rng().random(len(rows)) * totals).astype(np.int64)
+        draws = (self._chance.random(len(rows)) * totals).astype(np.int64)
         draws[totals <= CHECK_SAMPLE] = totals[totals <= CHECK_SAMPLE] - 1
         for at in np.flatnonzero(draws < CHECK_SAMPLE):
             entry = (int(rows[at]), bytes(ids[at]))
@@ -248,16 +268,17 @@ class Writer:
             else:
                 self._adopted_sample.append(entry)
 
-    def _take(self, block_id: bytes, payload_bytes: int, plain_word: int) -> tuple[OpenPack, Slot]:
-        """A place in a pack; stores the full one or waits for a buffer where there is none."""
+    def _take(self, packed: Iterable[tuple[bytes, Buffer, int]]) -> tuple[OpenPack, list[Slot]]:
+        """Places in one pack for the first of the blocks, as many as it has room for; stores the full one or waits for
+        a buffer where there is none."""
         while True:
             full = None
             with self._changed:
                 self._raise_failure()
                 if self._pack is not None:
-                    slot = self._pack.take(block_id, payload_bytes, plain_word)
-                    if slot is not None:
-                        return self._pack, slot
+                    slots = self._pack.take_some(packed)
+                    if slots:
+                        return self._pack, slots
                     full, self._pack = self._pack, None
                     full.closed = True
                     if full.pending:
@@ -265,8 +286,8 @@ class Writer:
                 elif self._free_buffers:
                     buffer = self._free_buffers.pop()
                     if buffer is None:
-                        # Anonymous memory: pages that a small backup never touches cost nothing.
-                        buffer = memoryview(mmap.mmap(-1, self._pack_bytes + OpenPack.table_room()))
+                        # Pages that a small backup never touches cost nothing.
+                        buffer = directio.aligned_buffer(self._pack_bytes + OpenPack.table_room())
                     self._pack = OpenPack(self._keyring, self._layout.cluster_id, buffer, self._pack_bytes)
                 else:
                     # whatever keeps those who have the buffers
@@ -281,7 +302,7 @@ class Writer:
         """Table, proof, and into storage; durable only with the next barrier."""
         table, whole = pack.finish()
         name = self._layout.pack(table.pack_id)
-        if check_pack(whole, self._keyring, self._layout.cluster_id, self._codec, name) != table:  # R7
+        if check_pack(whole, self._keyring, self._layout.cluster_id, self._codec, name, table.pack_id) != table:  # R7
             raise Damaged(name=name, reason="it does not decode to what was written")
         self._put(name, whole)
         with self._changed:

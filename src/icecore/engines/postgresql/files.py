@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from icecore import directio
 from icecore.engines import SourceVanished
 from icecore.engines.postgresql.pages import bad_pages
 from icecore.engines.postgresql.walk import NEVER_VANISH, Found
@@ -132,16 +133,10 @@ class LocalReader:
 
     def _fill(self, into: memoryview, offset: int) -> int:
         """Short only at the file's end."""
-        count = 0
         try:
-            while count < into.nbytes:
-                part = os.preadv(self._descriptor, [into[count:]], offset + count)
-                if part == 0:
-                    break
-                count += part
+            return directio.read_at(self._descriptor, into, offset)
         except OSError as error:
             raise EngineFailed(doing=f"reading {self._meta.path}", reason=str(error.strerror)) from error
-        return count
 
     def _verify(self, offset: int, view: memoryview) -> None:
         check = self._check
