@@ -351,6 +351,13 @@ class TargetRefused(Refused):
     code = "OperationDenied.RestoreTarget"
 
 
+class MomentNotRestorable(CallerError):
+    """{moment} cannot be restored; {nearest}"""
+
+    code, status, exit = "InvalidCloneDataPoint.NotRestorable", 400, 6
+    hint = "Choose a moment inside a recovery window: `icecore windows CLUSTER`."
+
+
 class WrongKey(CallerError):
     """the repository key does not open this repository ({reason})"""
 
@@ -393,6 +400,13 @@ class EngineFailed(WorldError):
     """the database engine failed while {doing}: {reason}"""
 
     code = "EngineFailed"
+
+
+class LogGone(WorldError):
+    """the server no longer has the log that comes next: {reason}"""
+
+    code = "LogGone"
+    hint = "The log goes on after the gap; take a backup now: moments after it can be restored again."
 
 
 class StorageFailed(WorldError):

@@ -322,6 +322,15 @@ WHY: dict[type[IcecoreError], Explanation] = {
         reason="/srv/restored is not empty",
         hint="Name a new or an empty directory.",
     ),
+    errors.MomentNotRestorable: _why(
+        "No backup and log in the repository lead to that moment: it lies before the first backup's end, in a gap of "
+        "the log, or after the last moment that log backup knows of.",
+        "The message names the nearest moments on both sides.",
+        "A moment that has only just passed: wait until log backup has caught up, a second or two.",
+        seen=(COMMAND,),
+        moment="2026-11-25 22:10:00 UTC",
+        nearest="the nearest restorable moments are 2026-11-25 22:08:31 UTC and 2026-11-25 22:15:02 UTC",
+    ),
     errors.WrongKey: _why(
         "The repository is encrypted and the key file or passphrase does not open it: it belongs to another "
         "repository, is of the other kind, or is missing. Nothing can be read without the right one, by anybody.",
@@ -377,6 +386,15 @@ WHY: dict[type[IcecoreError], Explanation] = {
         seen=(JOB, COMMAND, LOG),
         doing="stopping the backup",
         reason="terminating connection due to administrator command",
+    ),
+    errors.LogGone: _why(
+        "Log backup was away for so long that the server gave up what it kept for it (max_slot_wal_keep_size), or "
+        "somebody dropped its slot. Moments in the gap cannot be restored, nor later ones before the next backup.",
+        "Log backup goes on by itself with what is there.",
+        "Take a backup: from its end on every moment can be restored again.",
+        "Raise max_slot_wal_keep_size if the server's disk allows it.",
+        seen=(LOG,),
+        reason="requested WAL segment 000000010000000000000003 has already been removed",
     ),
     errors.StorageFailed: _why(
         "The operating system refused to read or write a file of the repository, the catalog or a restore target: "

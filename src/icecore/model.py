@@ -119,6 +119,33 @@ class Boundary:
     consistent_at: int  # every commit acknowledged before this second is in the backup
 
 
+@dataclass(frozen=True, slots=True)
+class LogUnit:
+    """A stretch of a cluster's log as it lies in the repository: positions ``start`` up to the one before ``end``.
+
+    ``known_at_us`` (the server's clock, microseconds): no commit in the unit is later, and every commit that was
+    acknowledged before lies before ``end``. A unit without length is a mark: it only moves that moment on.
+    """
+
+    timeline: int
+    start: int
+    end: int
+    known_at_us: int
+    name: str = ""
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogBase:
+    """A backup as the beginning of a recovery. Positions in its engine's log as numbers."""
+
+    backup_id: str
+    timeline: int
+    needs_from: int  # the log must be there from here on, without a hole
+    stop: int  # before this position the restored files are not consistent
+    since_us: int  # no commit that the backup holds is later; 0: only the log tells
+
+
 @dataclass(frozen=True)
 class BackupFacts:
     """The manifest's header: everything but the files. All of it survives a lost catalog (R8)."""

@@ -58,6 +58,7 @@ def run(
     hand_over: Callable[[], None] = lambda: None,
     image: KeptImage | None = None,
     laps: Laps | None = None,
+    more: Callable[[], None] = lambda: None,
 ) -> None:
     """Carry out a plan. Afterwards the directory is durable and can be started.
 
@@ -67,6 +68,7 @@ def run(
 
     Where root restores for another user, the directories stay root's and closed until everything that we write by path
     is written, for who may enter could lead us astray by a planted link. ``hand_over``: the caller's own part of that.
+    ``more``: what it writes into the directory itself, such as further log.
 
     Errors: Damaged (a stored byte is wrong: nothing wrong was delivered as right), StorageFailed, StorageFull.
     """
@@ -75,7 +77,7 @@ def run(
     for place in _tops(restore):
         make_directory(place, 0o700, None)
     watch.step("directories-made")
-    fill(restore, reader, engine, watch, Layer(restore, reader, watch, threads, image, laps), hand_over)
+    fill(restore, reader, engine, watch, Layer(restore, reader, watch, threads, image, laps), hand_over, more)
 
 
 def fill(
@@ -85,6 +87,7 @@ def fill(
     watch: Watch,
     layer: Layer,
     hand_over: Callable[[], None] = lambda: None,
+    more: Callable[[], None] = lambda: None,
 ) -> None:
     """The part of a restore that is the same whatever was there before: directories that nobody else can enter, and
     whose last files are not in place, become startable and their owner's."""
@@ -92,6 +95,7 @@ def fill(
     watch.phase(Phase.UPLOADING, restore.facts.size_bytes)
     last: list[StoredFile] = []
     layer.lay(file for file in reader.files() if not _kept_for_later(file, engine, last))
+    more()
     watch.step("files-laid")
 
     # The files without which no server starts: guarded, and under another name for now

@@ -15,13 +15,13 @@ A backup's order of calls, which ``backup.run`` follows::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from icecore.model import BackupFacts, Boundary, FileMeta
+from icecore.model import BackupFacts, Boundary, FileMeta, LogBase
 
 
 class SourceVanished(Exception):
@@ -118,11 +118,105 @@ class ServerPlace:
 
 
 @dataclass(frozen=True)
+class RecoveryTarget:
+    """Where a recovery ends: right before the record at ``position``, or right after it if ``inclusive``."""
+
+    timeline: int
+    position: int
+    inclusive: bool
+
+
+@dataclass(frozen=True)
 class RestoreTarget:
-    """Where files go. ``tablespaces`` maps a source tablespace's link path (``pg_tblspc/16384``) to a new directory."""
+    """Where files go. ``tablespaces`` maps a source tablespace's link path (``pg_tblspc/16384``) to a new directory.
+    ``recovery``: None ends it at the backup's own end."""
 
     data_directory: Path
     tablespaces: Mapping[str, Path]
+    recovery: RecoveryTarget | None = None
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """A file of the log in a data directory."""
+
+    path: str
+    position: int  # of its first byte
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class LogServer:
+    """What a server says of its log when a stream is opened."""
+
+    identity: str  # equal for all who share this log's history
+    major: str
+    timeline: int
+    position: int
+    reserved: int  # it keeps the log for us from here on; a good place to begin
+    segment_bytes: int
+    page_bytes: int
+    switches: tuple[tuple[int, int], ...] = ()  # its timeline's ancestors, oldest first, and where each was left
+    history: bytes = b""  # the same as the server's own file
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    position: int
+    data: bytes
+    server_end: int  # how far the server had sent or could send
+    sent_at_us: int  # the server's clock
+
+
+class TimelineEnded(Exception):
+    """The server goes on with another timeline, which left this one at ``position``."""
+
+    def __init__(self, following: int, position: int) -> None:
+        super().__init__(following, position)
+        self.following, self.position = following, position
+
+
+class LogRecords(Protocol):
+    """Follows the log record by record, from a page's start."""
+
+    position: int
+    last_record: int  # where the last whole record begins,
+    last_end: int  # and the position after it; 0: none was seen
+
+    def feed(self, data: bytes | memoryview) -> None: ...
+    def latest_commit_us(self) -> int:
+        """The latest commit's time among those since the last call, 0 if there was none."""
+
+
+class LogStream(Protocol):
+    """A server's log, received through a slot that outlives connections. Not shared between threads."""
+
+    def open(self) -> LogServer: ...
+    def history(self, timeline: int) -> bytes: ...
+    def start(self, timeline: int, position: int) -> None:
+        """``LogGone``: the server no longer has it from there on."""
+
+    def records(self, server: LogServer, position: int) -> LogRecords: ...
+    def receive(self, timeout_s: float) -> LogChunk | None:
+        """None when nothing came in time. ``TimelineEnded``, ``LogGone``."""
+
+    def acknowledge(self, position: int) -> None:
+        """All before is durable elsewhere: the server may forget it."""
+
+    def quiet_at_us(self, position: int) -> int:
+        """The server's clock at a moment when it had written nothing after ``position``; 0: it had."""
+
+    def server_position(self) -> int: ...
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class LogEngine(Protocol):
+    """An engine whose log can be followed."""
+
+    def log_stream(self, cluster_id: str) -> LogStream: ...
+    def forget_log(self, cluster_id: str) -> None:
+        """The server need not keep log for us any more."""
 
 
 class Engine(Protocol):
@@ -153,6 +247,22 @@ class RestoreEngine(Protocol):
 
     def guarded(self, path: str, content: bytes) -> bytes:
         """The bytes to lay down for a path of ``last_paths`` so that a half-done restore cannot start."""
+
+    def log_base(self, facts: BackupFacts) -> LogBase:
+        """The backup as the beginning of a recovery to a later moment."""
+
+    def log_files(self, facts: BackupFacts, timeline: int, start: int, end: int) -> list[LogFile]:
+        """The files that hold the log of one timeline from ``start`` up to the byte before ``end``."""
+
+    def history_path(self, timeline: int) -> str:
+        """Where a timeline's history lies in the data directory."""
+
+    def switch_points(self, history: bytes) -> tuple[tuple[int, int], ...]:
+        """A timeline's ancestors, oldest first, each with the position at which the next one took over."""
+
+    def commit_after(self, pieces: Iterable[bytes], position: int, moment_us: int, known: Mapping[str, Any]) -> int:
+        """Where the record of the first commit later than ``moment_us`` begins, 0 if there is none. ``pieces``: the log
+        from ``position`` on; ``known``: what ``LogStream`` said of it."""
 
     def finish_files(self, facts: BackupFacts, target: RestoreTarget) -> None:
         """After the files lie there: empty directories, links, recovery signal, safe settings. Idempotent."""

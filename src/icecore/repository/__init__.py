@@ -28,6 +28,7 @@ from icecore.repository.checking import Checked, check
 from icecore.repository.collection import Collected, collect
 from icecore.repository.index import BlockTable
 from icecore.repository.layout import CLUSTERS, KEY, REPOSITORY, ClusterLayout, below
+from icecore.repository.log import Log, LogWriter
 from icecore.repository.manifest import MAX_MANIFEST_BYTES, Root, StoredFile, decode_manifest
 from icecore.repository.reader import Reader, get_whole
 from icecore.repository.sealing import (
@@ -50,6 +51,8 @@ __all__ = [
     "Checked",
     "Collected",
     "KeyFile",
+    "Log",
+    "LogWriter",
     "Passphrase",
     "Reader",
     "Repository",
@@ -208,6 +211,25 @@ class Repository:
         except BaseException as error:
             lease.__exit__(type(error), error, error.__traceback__)
             raise
+
+    def log(self, cluster_id: str) -> Log:
+        """The cluster's continuous log, as it is listed when first asked."""
+        return Log(self.storage, self._keyring, self._codec, ClusterLayout(cluster_id))
+
+    def log_writer(self, cluster_id: str) -> LogWriter:
+        """The cluster's only archiver while it is open; ``LeaseHeld`` if there is one. Not the block writer's lease:
+        the log goes on beside a backup and a collection."""
+        layout = ClusterLayout(cluster_id)
+        lease = self.storage.lease(layout.log_lease)
+        return LogWriter(self.storage, self._keyring, self._codec, layout, lease)
+
+    def delete_log(self, cluster_id: str) -> None:
+        """Remove the whole log of a cluster that is not archived any more."""
+        layout = ClusterLayout(cluster_id)
+        with self.storage.lease(layout.log_lease) as lease:
+            for found in list(self.storage.list(layout.log)):
+                lease.confirm()
+                self.storage.delete(found.name)
 
     def delete_backup(self, cluster_id: str, backup_id: str) -> None:
         """Remove the manifest; the space comes back with ``collect``. Nothing happens if it is absent."""

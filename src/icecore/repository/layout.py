@@ -6,6 +6,7 @@
     clusters/<cluster>/packs/<hash>       R1: named by their hash
     clusters/<cluster>/indexes/<hash>
     clusters/<cluster>/manifests/<backup> R4: the backup exists iff this does
+    clusters/<cluster>/log/               the continuous log: see ``log``
     clusters/<cluster>/history/           marks that outlive their backup: `began`, `<backup>.made`, `<backup>.gone`
 """
 
@@ -59,6 +60,14 @@ class ClusterLayout:
     @property
     def history(self) -> str:
         return self.root + "history/"
+
+    @property
+    def log(self) -> str:
+        return self.root + "log/"
+
+    @property
+    def log_lease(self) -> str:
+        return "logs/" + self.cluster_id
 
     def pack(self, pack_id: bytes) -> str:
         return self.packs + pack_id.hex()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icecore.engines import BackupSession, Probe
+from icecore.engines import BackupSession, LogStream, Probe
 from icecore.engines.postgresql.dsn import address, refuse_secret
 from icecore.engines.postgresql.restore import PostgresRestore
 from icecore.errors import EngineRefused
@@ -67,6 +67,16 @@ class PostgresEngine:
             StreamSession if self._stream or not seen.location.local else LocalSession
         )
         return kind(self._dsn, self._password, label, scratch, retained_limit_bytes=self._retained_limit_bytes)
+
+    def log_stream(self, cluster_id: str) -> LogStream:
+        from icecore.engines.postgresql.logstream import LogStream, slot_of
+
+        return LogStream(self._dsn, self._password, slot_of(cluster_id))
+
+    def forget_log(self, cluster_id: str) -> None:
+        from icecore.engines.postgresql.logstream import drop_slot, slot_of
+
+        drop_slot(self._dsn, self._password, slot_of(cluster_id))
 
     def _examine(self) -> Examination:
         from icecore.engines.postgresql.connect import connect_sql

@@ -46,6 +46,12 @@ def lsn_number(text: str) -> int:
     return (int(high, 16) << 32) | int(low, 16)
 
 
+def switch_points(history: bytes) -> tuple[tuple[int, int], ...]:
+    """Of a timeline's history file: its ancestors, oldest first, each with the position where it was left."""
+    fields = (line.split() for line in history.decode("utf-8", "replace").splitlines())
+    return tuple((int(each[0]), lsn_number(each[1])) for each in fields if len(each) > 1 and each[0].isdigit())
+
+
 def _crc_table() -> tuple[int, ...]:
     table = []
     for value in range(256):

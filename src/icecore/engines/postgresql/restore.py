@@ -14,18 +14,28 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from icecore.engines import RestoredServer, RestoreTarget, ServerPlace
+from icecore.engines import LogFile, RecoveryTarget, RestoredServer, RestoreTarget, ServerPlace
 from icecore.engines.postgresql import binaries, conffile, existing
 from icecore.engines.postgresql import place as places
-from icecore.engines.postgresql.control import CONTROL_PATH, guarded, parse, read_control
+from icecore.engines.postgresql.control import (
+    CONTROL_PATH,
+    guarded,
+    lsn_number,
+    lsn_text,
+    parse,
+    read_control,
+    switch_points,
+)
 from icecore.engines.postgresql.owner import as_owner, closed_to_others
+from icecore.engines.postgresql.records import Records
+from icecore.engines.postgresql.wal import segment_name, segment_positions
 from icecore.engines.postgresql.walk import EXPECTED_DIRECTORIES
 from icecore.errors import Damaged, EngineFailed, TargetRefused
-from icecore.model import BackupFacts
+from icecore.model import BackupFacts, LogBase
 
 # A restored tree may hold these from the source or from an earlier attempt; each would change what a start does.
 STALE_FILES = (
@@ -91,6 +101,42 @@ class PostgresRestore:
             raise ValueError(f"{path} is not written last")
         return guarded(content)
 
+    def log_base(self, facts: BackupFacts) -> LogBase:
+        known, boundary = facts.engine_facts, facts.boundary
+        stop, segment_bytes = lsn_number(boundary.stop_position), int(known["log_segment_bytes"])
+        last = max(stop - 1, 0)
+        # A primary's clock is that of its commits; the second after the stop is past every commit before it
+        since_us = 0 if known.get("in_recovery") else (boundary.stopped_at + 1) * 1_000_000
+        return LogBase(facts.backup_id, boundary.timeline, last - last % segment_bytes, stop, since_us)
+
+    def log_files(self, facts: BackupFacts, timeline: int, start: int, end: int) -> list[LogFile]:
+        size = int(facts.engine_facts["log_segment_bytes"])
+        return [
+            LogFile(f"pg_wal/{segment_name(position, timeline, size)}", position, size)
+            for position in segment_positions(start, end, size)
+        ]
+
+    def history_path(self, timeline: int) -> str:
+        return f"pg_wal/{timeline:08X}.history"
+
+    def switch_points(self, history: bytes) -> tuple[tuple[int, int], ...]:
+        return switch_points(history)
+
+    def commit_after(self, pieces: Iterable[bytes], position: int, moment_us: int, known: Mapping[str, Any]) -> int:
+        records = Records(
+            position,
+            major=str(known["major"]),
+            segment_bytes=int(known["segment_bytes"]),
+            page_bytes=int(known["page_bytes"]),
+        )
+        for piece in pieces:
+            records.feed(piece)
+            later = [commit.position for commit in records.commits if commit.at_us > moment_us]
+            if later:
+                return later[0]
+            records.commits.clear()
+        return 0
+
     def finish_files(self, facts: BackupFacts, target: RestoreTarget) -> None:
         doing = "finishing the restored files"
         directories = (target.data_directory, *target.tablespaces.values())
@@ -127,7 +173,7 @@ class PostgresRestore:
             (data / name).unlink(missing_ok=True)
         # 5. Configuration that stands on its own.
         places.write_configuration(data, known.get("configuration", {}), _unwanted(data))
-        _write_recovery_settings(data, known)
+        _write_recovery_settings(data, known, target.recovery)
         (data / "recovery.signal").touch(mode=0o600)
 
     def server(self, facts: BackupFacts, place: ServerPlace) -> RestoredServer:
@@ -249,15 +295,20 @@ def _unwanted(data: Path) -> Any:
     return reason
 
 
-def _write_recovery_settings(data: Path, known: Mapping[str, Any]) -> None:
-    """The block at the end of ``postgresql.auto.conf``, which wins over every other file."""
+def _write_recovery_settings(data: Path, known: Mapping[str, Any], recovery: RecoveryTarget | None) -> None:
+    """The block at the end of ``postgresql.auto.conf``, which wins over every other file. Recovery to a moment ends at
+    a position that was looked up in the log: were the log cut short before it, the server would refuse to start instead
+    of ending early.
+    """
     path = data / "postgresql.auto.conf"
     text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
     lines = [
         "restore_command = 'exit 1'",
         *(f"{name} = ''" for name in ("recovery_target", "recovery_target_name", "recovery_target_time")),
-        *(f"{name} = ''" for name in ("recovery_target_xid", "recovery_target_lsn")),
-        "recovery_target_timeline = 'current'",
+        "recovery_target_xid = ''",
+        f"recovery_target_lsn = '{lsn_text(recovery.position) if recovery else ''}'",
+        f"recovery_target_inclusive = {'off' if recovery and not recovery.inclusive else 'on'}",
+        f"recovery_target_timeline = '{recovery.timeline if recovery else 'current'}'",
         "recovery_target_action = 'promote'",
         *(f"{name} = ''" for name in ("recovery_end_command", "archive_cleanup_command")),
         *(f"{name} = ''" for name in ("primary_conninfo", "primary_slot_name", "synchronous_standby_names")),
