@@ -7,6 +7,7 @@ the packages blake3, cryptography and zstandard.
 
     read_repository.py REPO --key-file FILE | --passphrase TEXT | --unencrypted          list
     read_repository.py REPO … BACKUP --to DIR                                            extract
+    read_repository.py REPO … --log CLUSTER [--to DIR]                                   list, extract its log
 """
 
 import argparse
@@ -173,11 +174,66 @@ class Repository:
                 os.utime(path, (row["mtime_s"], row["mtime_s"]))
             path.chmod(row["mode"] if row["kind"] != "symlink" else 0o700)
 
+    # ---- the log
+
+    def log_unit(self, cluster, name):
+        """The bytes of one unit."""
+        data = (self.root / f"clusters/{cluster}/log" / name).read_bytes()
+        must(blake3(data).hexdigest() == name.rpartition("-")[2], name)
+        unseal = self.unsealer("log", cluster, data, b"ICELOGU1")
+        (facts_bytes,) = struct.unpack_from("<I", data, 64)
+        bound = data[:64] + f"clusters/{cluster}/log/{name.rpartition('-')[0]}".encode()
+        at = 80 + facts_bytes
+        facts = json.loads(unseal(0, data[80:at], bound))
+        content = b""
+        for number, (block_id, stored, plain) in enumerate(
+            zip(facts["ids"], facts["stored"], facts["plain"], strict=True)
+        ):
+            told = bytes.fromhex(block_id) + struct.pack("<I", plain)
+            payload = unseal(number + 1, data[at : at + stored], bound + told)
+            block = zstandard.ZstdDecompressor().decompress(payload) if plain >> 31 else payload
+            must(len(block) == plain & 0x7FFFFFFF, name)
+            must(blake3(block, key=self.block_key).digest() == bytes.fromhex(block_id), name)
+            content, at = content + block, at + stored
+        must(at == len(data), name)
+        return content
+
+    def log(self, cluster):
+        """(timeline, first position, bytes) without a hole in each, as long as they go; memory for one is needed."""
+        timeline = start = None
+        run = bytearray()
+        for path in sorted(self.root.glob(f"clusters/{cluster}/log/*")):
+            fields = path.name.split("-")
+            if fields[1] == "history":
+                continue
+            line, first, end = (int(field, 16) for field in fields[:3])
+            if line != timeline or first > start + len(run):
+                if timeline is not None:
+                    yield timeline, start, run
+                timeline, start, run = line, first, bytearray()
+            if end > start + len(run):
+                content = self.log_unit(cluster, path.name)
+                must(len(content) == end - first, path.name)
+                run += content[start + len(run) - first :]
+        if timeline is not None:
+            yield timeline, start, run
+
+    def extract_log(self, cluster, target):
+        for timeline, start, run in self.log(cluster):
+            print(timeline, f"{start:x}", f"{start + len(run):x}")
+            if target:
+                Path(target).mkdir(parents=True, exist_ok=True)
+                Path(target, f"{timeline:08x}-{start:016x}").write_bytes(run)
+        for path in self.root.glob(f"clusters/{cluster}/log/*-history-*"):
+            if target:
+                Path(target, path.name[:8].upper() + ".history").write_bytes(self.log_unit(cluster, path.name))
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("repository")
     parser.add_argument("backup", nargs="?")
+    parser.add_argument("--log", metavar="CLUSTER")
     parser.add_argument("--to", help="a directory that does not exist yet")
     secret = parser.add_mutually_exclusive_group(required=True)
     secret.add_argument("--key-file")
@@ -188,12 +244,15 @@ def main():
     if given.key_file and len(key) != 32:
         key = bytes.fromhex(key.decode())  # as `icecore repo key export` prints it
     repository = Repository(given.repository, key)
+    if given.log:
+        return repository.extract_log(given.log, given.to)
     for cluster, backup, facts in repository.backups():
         if given.backup in (None, backup):
             print(cluster, backup, facts["boundary"]["consistent_at"], facts["size_bytes"], facts["engine"])
         if given.backup == backup and given.to:
             repository.extract(cluster, backup, given.to)
     must(not given.to or Path(given.to).exists(), f"there is no backup {given.backup}")
+    return None
 
 
 if __name__ == "__main__":

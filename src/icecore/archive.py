@@ -19,8 +19,7 @@ from typing import Any, Protocol
 from icecore import errors
 from icecore.engines import LogServer, LogStream, TimelineEnded
 from icecore.model import LogUnit
-from icecore.repository import LogWriter, Repository
-from icecore.repository.log import STRIDE_BYTES
+from icecore.repository import STRIDE_BYTES, LogWriter, Repository
 
 UNIT_AFTER_S = 1.0  # what is received is durable after that,
 UNIT_BYTES = 4 << 20  # or when it is that much

@@ -355,7 +355,7 @@ class MomentNotRestorable(CallerError):
     """{moment} cannot be restored; {nearest}"""
 
     code, status, exit = "InvalidCloneDataPoint.NotRestorable", 400, 6
-    hint = "Choose a moment inside a recovery window: `icecore windows CLUSTER`."
+    hint = "Ask for a moment that the message names, or one between a window's first and last."
 
 
 class WrongKey(CallerError):

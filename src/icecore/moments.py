@@ -105,16 +105,18 @@ def plan(
 def _target(log: Log, engine: RestoreEngine, choice: Choice, moment_us: int) -> tuple[RecoveryTarget, int]:
     """Right before the first commit later than the moment; after everything if none is. And how much log that needs:
     the server must read the record that it stops at."""
-    for unit in choice.units:
+
+    def commit_after(unit: LogUnit) -> int:
         known = log.facts(unit)
         scan_from = int(known["scan_from"])
         start = max(scan_from - scan_from % int(known["page_bytes"]), _begins(log, unit))
-        found = engine.commit_after(log.read(unit.timeline, start, unit.end), start, moment_us, known)
-        if found:
-            return RecoveryTarget(choice.timeline, found, inclusive=False), unit.end
-        if choice.conclusive(unit) and int(known["last_record"]) > 0:
-            return RecoveryTarget(choice.timeline, int(known["last_record"]), inclusive=True), unit.end
-    raise errors.Damaged(name="the log", reason="it ends before what it knows of")
+        return engine.commit_after(log.read(unit.timeline, start, unit.end), start, moment_us, known)
+
+    unit, found = recovery.settle(choice, commit_after)
+    last = int(log.facts(unit)["last_record"])
+    if not found and not last:
+        raise errors.Damaged(name=unit.name, reason="it knows of no whole record")
+    return RecoveryTarget(choice.timeline, found or last, inclusive=not found), unit.end
 
 
 def _place(log: Log, engine: RestoreEngine, choice: Choice, position: int) -> tuple[RecoveryTarget, int]:

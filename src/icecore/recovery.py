@@ -9,7 +9,7 @@ is later than ``known_at_us``, and no commit behind it was acknowledged before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -90,9 +90,20 @@ def choose(moment_us: int, bases: Sequence[LogBase], logs: Logs) -> Choice:
             reached = _reach(base, timeline, logs)
             if reached is not None and reached.since_us <= moment_us <= reached.until_us:
                 chain = _chain(base, timeline, logs)
-                units = tuple(unit for unit in chain if unit.known_at_us >= moment_us)
+                units = tuple(unit for unit in chain if unit.known_at_us >= moment_us and unit.end >= base.stop)
                 return Choice(base, timeline, _path(base, timeline, logs), units)
+    # P2: refused, and what can be had instead is named
     raise errors.MomentNotRestorable(moment=moment_text(moment_us), nearest=nearest(moment_us, windows(bases, logs)))
+
+
+def settle(choice: Choice, commit_after: Callable[[LogUnit], int]) -> tuple[LogUnit, int]:
+    """The unit that the moment ends in, and where: at the first later commit (``commit_after`` finds it in a unit), or
+    0: at the unit's end."""
+    for unit in choice.units:
+        found = commit_after(unit)
+        if found or choice.conclusive(unit):
+            return unit, found
+    raise errors.Damaged(name="the log", reason="it ends before what it knows of")
 
 
 def choose_position(position: int, timeline: int, bases: Sequence[LogBase], logs: Logs) -> Choice:
@@ -117,7 +128,7 @@ def latest(bases: Sequence[LogBase], logs: Logs) -> int:
 
 
 def nearest(moment_us: int, found: Sequence[Window]) -> str:
-    """P2: what to choose instead."""
+    """What to choose instead."""
     before = max((window.until_us for window in found if window.until_us < moment_us), default=0)
     after = min((window.since_us for window in found if window.since_us > moment_us), default=0)
     if before and after:

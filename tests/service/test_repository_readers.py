@@ -142,7 +142,7 @@ def test_the_other_reader_refuses_damage_and_wrong_keys(tmp_path: Path) -> None:
 
 def test_the_other_reader_is_short_and_shares_nothing_with_ours() -> None:
     text = OTHER_READER.read_text()
-    assert len(text.splitlines()) <= 200
+    assert len(text.splitlines()) <= 260
     imported = {
         (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
         for node in ast.walk(ast.parse(text))

@@ -28,7 +28,7 @@ from icecore.repository.checking import Checked, check
 from icecore.repository.collection import Collected, collect
 from icecore.repository.index import BlockTable
 from icecore.repository.layout import CLUSTERS, KEY, REPOSITORY, ClusterLayout, below
-from icecore.repository.log import Log, LogWriter
+from icecore.repository.log import STRIDE_BYTES, Log, LogWriter
 from icecore.repository.manifest import MAX_MANIFEST_BYTES, Root, StoredFile, decode_manifest
 from icecore.repository.reader import Reader, get_whole
 from icecore.repository.sealing import (
@@ -48,6 +48,7 @@ from icecore.repository.writer import Writer, exists, put_once
 from icecore.storage import Storage
 
 __all__ = [
+    "STRIDE_BYTES",
     "Checked",
     "Collected",
     "KeyFile",
