@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from icecore import config as home
 from icecore import errors, parts
 from icecore.api.contract import Call
 from icecore.api.operations import Context, table
-from icecore.catalog import Catalog, clusters, jobs, keys, queries
+from icecore.catalog import Catalog, clusters, jobs, keys, proofs, queries
 from icecore.catalog.calls import Calls
 from icecore.catalog.console import ConsoleRecords
 from icecore.config import Config, Credential
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from icecore.api.server import Caller, CallRecord
     from icecore.api.signature import AccessKey
     from icecore.engines import Probe
+    from icecore.evidence import Evidence
 
 REPOSITORY_FACTS_KEPT_S = 10.0
 
@@ -118,11 +120,19 @@ class App:
         """Take back every backup that the repository holds and the catalog does not know (R8); how many. One that
         cannot be read is logged and does not stand in the way of the others."""
         adopted, damaged = 0, list[errors.Damaged]()
-        for facts in parts.open_repository(self.config).backups(damaged=damaged):
+        repository = parts.open_repository(self.config)
+        for facts in repository.backups(damaged=damaged):
             adopted += jobs.adopt(self.catalog, facts)
+            proofs.take_back(
+                self.catalog, list(repository.evidence(facts.cluster_id, facts.backup_id, damaged=damaged))
+            )
         for error in damaged:
-            log.warning("a backup in the repository cannot be read", reason=error.message)
+            log.warning("an object in the repository cannot be read", reason=error.message)
         return adopted
+
+    def take_back(self, found: Sequence[Evidence]) -> None:
+        """Show what a command found and left in the repository."""
+        proofs.take_back(self.catalog, found)
 
     def recover_catalog(self) -> None:
         """A catalog that was made anew in an old home takes back what the repository holds, and lets the operator in.

@@ -10,6 +10,8 @@
     secrets/<cluster>     0600: a database password
     repository/           the repository, unless ``repository`` names another directory
     clusters/<cluster>/   restored servers: data, tablespaces, socket, log; what is in them belongs to their user
+    assertions/           what must hold in every copy of a cluster, one TOML file each (docs/verify.md)
+    verify/               copies that are being verified; empty otherwise
     images/               which clusters have images beside their data, and where
     servers/              how to run each restored server, and who works on it (locks)
     run/                  locks of live workers, the endpoint while serving, scratch of running jobs

@@ -457,6 +457,13 @@ class Damaged(BrokenLaw):
     hint = "Nothing wrong was delivered. Restore another backup, or bring this object back from a copy."
 
 
+class VerificationFailed(BrokenLaw):
+    """backup {backup_id} did not verify: {reason}"""
+
+    code = "VerificationFailed"
+    hint = "Read the evidence: `icecore show {backup_id}`. Verify an older backup, and look at the source."
+
+
 class StaleWorker(BrokenLaw):
     """this worker's claim on job {job_id} was taken over by another"""
 

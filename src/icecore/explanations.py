@@ -464,6 +464,21 @@ WHY: dict[type[IcecoreError], Explanation] = {
         name="clusters/pc-ice1/packs/7f3a2c91",
         reason="its part 3 does not match its tag",
     ),
+    errors.VerificationFailed: _why(
+        "The backup was restored to a server of its own and examined, and something is not as it must be: a block is "
+        "damaged, the server does not come up, a page does not match its checksum, an index contradicts its table, "
+        "or one of your assertions is not true. The bytes may be those that the source had: then the source itself is "
+        "damaged.",
+        "The evidence names each examination with what it found: on the backup's page, or `icecore show BACKUP`.",
+        "A false assertion is about your data: run its query on the source.",
+        "Damaged pages or indexes: `icecore repo check` tells whether the stored bytes are intact. If they are, run "
+        "amcheck on the source, and keep older backups until one verifies.",
+        "Only indexes over text fail, and source and this host differ in their libc: text sorts otherwise here. Verify "
+        "on a host like the source.",
+        seen=(JOB, COMMAND),
+        backup_id="4182",
+        reason="amcheck of indexes: shop.orders_pkey: heap tuple (17,3) lacks matching index tuple",
+    ),
     errors.StaleWorker: _why(
         "A worker was held up so long (suspended machine, frozen disk) that another one took its job over. The first "
         "noticed it and stepped back without writing; the job goes on or has ended elsewhere.",

@@ -40,6 +40,8 @@ class ClusterStatus(StrEnum):
 class JobKind(StrEnum):
     BACKUP = "backup"
     RESTORE = "restore"
+    VERIFY = "verify"
+    CHECK = "check"
     DELETE_BACKUP = "delete-backup"
     DELETE_CLUSTER = "delete-cluster"
 

@@ -18,7 +18,7 @@ from icecore.pace import Pace
 TELL_EVERY_S = 0.5
 
 # After these the effect is there: stopping would only undo it, so a cancel counts as too late
-POINTS_OF_NO_RETURN = frozenset({"committed", "restored"})
+POINTS_OF_NO_RETURN = frozenset({"committed", "restored", "evidence-kept"})
 
 # What the procedure waited for before it came to a step; elsewhere it waits for its working threads
 WAITED_FOR = {

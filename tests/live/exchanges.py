@@ -37,6 +37,8 @@ BY_FIELD: tuple[tuple[str, str], ...] = (
     (r"Day", "2026-11-15"),
     (r"\w*Seconds", "540"),
     (r"TookMs", "8"),
+    (r"\w+Ms", "2600"),
+    (r"Host", "db7"),
     (r"StoredBytes|TotalLevel2BackupSize", "1159987200"),
     (r"FreeBytes", "82463372288"),
     (r"GrowthBytesPerDay", "115998720"),

@@ -129,6 +129,14 @@ def _record_with_worker(
     record("DescribeBackups", here, period[1], ("StartTime", "2100-01-01T00:00Z"), title="The period ends as it begins")
     record("DescribeBackup", backup)
     record("DescribeBackup", ("BackupId", "1"), title="There is no such backup")
+    for action in ("CheckBackup", "VerifyBackup"):
+        proven = record(action, backup)
+        record(action, ("BackupId", "1"), title="There is no such backup")
+        for answer in proven:
+            recorder.stand_in(answer["JobId"], "4190")
+            serving.wait(answer["JobId"])
+    record("DescribeBackupEvidence", backup)
+    record("DescribeBackupEvidence", ("BackupId", "1"), title="There is no such backup")
     record("DescribeBackupHistory", here, ("MaxResults", "1"))
     record("DescribeJobs", ("JobId", backup_id))
     record("DescribeJobs", ("JobState", "done"), title="A state that there is not")

@@ -16,8 +16,10 @@ from room import GIB, HOSTILE, House, Room, enter, plain, reads, register, servi
 from visitor import visiting
 
 from conftest import Desk
-from icecore.catalog import clusters, jobs, tables
+from icecore import errors
+from icecore.catalog import clusters, jobs, proofs, tables
 from icecore.console import overview
+from icecore.evidence import Evidence, Examination, Outcome, ProofKind
 from icecore.model import MANUAL_BACKUP_LIMIT, Phase
 
 
@@ -342,6 +344,48 @@ def test_deleting_asks_first_and_says_what_cannot_be_restored_then(room: Room) -
     assert (done.status, done.location) == (303, room.here)
     assert room.admin.get(f"/console/backups/{newest}").status == 404
     assert "3 d" in reads(room.admin.get(room.here))
+
+
+def test_a_backup_is_verified_from_its_page_and_shows_what_was_found(room: Room) -> None:
+    backup_id = room.backup()
+    path = f"/console/backups/{backup_id}"
+    assert "Checked – never" in reads(room.admin.get(path)) and "Verified – never" in reads(room.admin.get(path))
+    assert not [form for form in room.reader.get(path).forms() if form.get("Action") in ("VerifyBackup", "CheckBackup")]
+
+    # the button leads to the task; the worker finds something
+    fields = room.form(path, "VerifyBackup")
+    pressed = room.admin.post("/console/act", fields)
+    job_id = pressed.location.rpartition("/")[2]
+    assert room.admin.post("/console/act", fields).location == pressed.location  # pressed twice, done once
+    assert f"Verification of backup {backup_id}" in reads(room.admin.get(pressed.location))
+    now = int(time.time())
+    rows = Examination("rows", Outcome.PASSED, 50, "tables", 2.0, rows=tuple((f"shop.t{n}", n) for n in range(50)))
+    said = Examination("assertion: orders", Outcome.FAILED, 1, "assertions", 0.1, (f"it gives {HOSTILE}",))
+    missing = Examination("page checksums", Outcome.NOT_RUN, notes=("the cluster has none",))
+    cluster_id, times = room.desk.cluster_id, (now, now - 60, now - 10)
+    evidence = Evidence(
+        ProofKind.VERIFY, job_id, backup_id, cluster_id, Outcome.FAILED, *times, "db7", "0.1.0",
+        server_version="15.18", restore_s=20.0, start_s=2.0, examinations=(rows, said, missing),
+    )  # fmt: skip
+    held = room.claim(job_id)
+    proofs.note(room.desk.app.catalog, held, evidence)
+    error = errors.VerificationFailed(backup_id=backup_id, reason="; ".join(evidence.failures()))
+    jobs.fail(room.desk.app.catalog, held, error)
+
+    # on the backup's page, in the list, on the task's page with a way to try again
+    page = room.admin.get(path)
+    shown = reads(page)
+    assert (
+        "Verified ✕ failed" in shown and f"Verification {job_id} failed" in shown and "<script>alert" not in page.text
+    )
+    assert "it gives <script>alert" in shown and "– not-run" in shown and "with PostgreSQL 15.18" in shown
+    assert "shop.t29: 29 rows" in shown and "20 tables more" in shown and "shop.t30" not in shown
+    marks = Marks(page.text)
+    assert marks.faults == [] and marks.captions == len(marks.tables)
+    assert "✕ failed" in reads(room.admin.get(room.here))
+    task = room.admin.get(f"/console/tasks/{job_id}")
+    assert "VerificationFailed" in reads(task)
+    assert [form["p.backup_id"] for form in task.forms() if form.get("Action") == "VerifyBackup"] == [backup_id]
 
 
 # ---------------------------------------------------------------- all of them

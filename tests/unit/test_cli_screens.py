@@ -115,6 +115,10 @@ BACKUPS = {
                 "consistent_time": NOW - 11_003,
                 "backup_set_size": 4_639_948_800,
                 "comment": "before the upgrade",
+                "checked_time": NOW - 7_200,
+                "check_outcome": "passed",
+                "verified_time": NOW - 3_600,
+                "verify_outcome": "failed",
             },
         ]
     },
@@ -142,6 +146,37 @@ BACKUP = {
         ],
     }
 }
+EVIDENCE = {
+    "items": {
+        "evidence": [
+            {
+                "evidence_id": "1795490000000",
+                "kind": "verify",
+                "outcome": "failed",
+                "consistent_time": NOW - 11_003,
+                "start_time": NOW - 3_700,
+                "end_time": NOW - 3_600,
+                "host": "db7",
+                "tool_version": "0.1.0",
+                "server_version": "15.18",
+                "restored_bytes": 4_639_948_800,
+                "image_bytes": 0,
+                "restore_ms": 21_800,
+                "start_ms": 2_600,
+                "examinations": [
+                    {"name": "restore", "outcome": "passed", "count": 1203, "of": "files", "took_ms": 21_800,
+                     "notes": ["all of it was read from the repository"], "rows": []},
+                    {"name": "rows", "outcome": "passed", "count": 1, "of": "tables", "took_ms": 400,
+                     "notes": [], "rows": [{"name": "shop.public.orders", "count": 30_000_000}]},
+                    {"name": "assertion: orders", "outcome": "failed", "count": 1, "of": "assertions", "took_ms": 20,
+                     "notes": ["it gives (False), not one row with one true value", "SELECT false"], "rows": []},
+                    {"name": "page checksums", "outcome": "not-run", "count": 0, "of": "", "took_ms": 0,
+                     "notes": ["the cluster has no page checksums (data_checksums is off)"], "rows": []},
+                ],
+            }
+        ]
+    }
+}  # fmt: skip
 JOBS = {
     "items": {
         "job": [
@@ -228,6 +263,11 @@ def test_backups() -> None:
 
 def test_one_backup() -> None:
     recorded("show", screens.backup(parsed("DescribeBackup", BACKUP)["backup"], NOW))  # type: ignore[arg-type]
+
+
+def test_evidence() -> None:
+    shown = parsed("DescribeBackupEvidence", EVIDENCE)
+    recorded("evidence", screens.evidence(shown["items"]["evidence"][0], NOW))  # type: ignore[index]
 
 
 def test_jobs() -> None:

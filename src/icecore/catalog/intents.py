@@ -27,6 +27,8 @@ from icecore.model import (
     Phase,
 )
 
+PROVING = {JobKind.VERIFY: "VerifyBackup", JobKind.CHECK: "CheckBackup"}  # as tokens are remembered
+
 
 def digest(parameters: dict[str, Any]) -> str:
     """Stands for the parameters that came with a token: same digest, same request (common parameters aside)."""
@@ -93,6 +95,28 @@ def accept_deletion(catalog: Catalog, cluster_id: str, backup_ids: list[str]) ->
                 sa.update(tables.backup).where(tables.backup.c.id == backup_id).values(status=BackupStatus.DELETING)
             )
             queue_job(catalog, tx, new_id(tx), JobKind.DELETE_BACKUP, cluster_id, backup_id)
+
+
+def accept_proof(catalog: Catalog, kind: JobKind, backup_id: str, *, token: str, request: dict[str, Any]) -> str:
+    """Accept the check or the verification of a backup; gives its job's id. Its cluster need not run nor be there.
+
+    Errors: TokenMismatch, BackupNotFound, BackupStatusDenied (still being made, or failed).
+    """
+    action = PROVING[kind]
+    with catalog.write() as tx:
+        wanted = digest(request)
+        replayed = _replayed(tx, action, token, wanted)  # C2
+        if replayed:
+            return replayed
+        row = tx.execute(sa.select(tables.backup).where(tables.backup.c.id == backup_id)).first()
+        if row is None or row.status == BackupStatus.DELETING:
+            raise errors.BackupNotFound()
+        if row.status != BackupStatus.SUCCESS:
+            raise errors.BackupStatusDenied(backup_id=backup_id, backup_status=row.status)
+        job_id = new_id(tx)
+        _remember(tx, action, token, wanted, job_id)
+        queue_job(catalog, tx, job_id, kind, row.cluster_id, backup_id)
+    return job_id
 
 
 def accept_restore(
@@ -189,7 +213,7 @@ def request_cancel(catalog: Catalog, job_id: str) -> None:
         row = tx.execute(sa.select(tables.job).where(tables.job.c.id == job_id)).first()
         if row is None:
             raise errors.JobNotFound()
-        if row.kind not in (JobKind.BACKUP, JobKind.RESTORE):
+        if row.kind in (JobKind.DELETE_BACKUP, JobKind.DELETE_CLUSTER):
             raise errors.Refused(
                 f"job {job_id} removes what was already taken out of view; it cannot be cancelled",
                 hint="Wait for it: `icecore watch`.",

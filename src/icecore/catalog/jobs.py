@@ -126,7 +126,7 @@ def hand_over(catalog: Catalog, held: Claim) -> None:
 def require_held(catalog: Catalog, held: Claim) -> None:
     """Raise StaleWorker when the claim was lost or the job has ended (C4)."""
     with catalog.read() as tx:
-        _held_row(tx, held)
+        held_row(tx, held)
 
 
 def stranded(catalog: Catalog) -> list[str]:
@@ -155,14 +155,14 @@ def put_back(catalog: Catalog, job_id: str) -> None:
 def fail(catalog: Catalog, held: Claim, error: errors.IcecoreError) -> None:
     """End a job that cannot succeed. A success that came first stands: then this is StaleWorker."""
     with catalog.write() as tx:
-        row = _held_row(tx, held)
+        row = held_row(tx, held)
         end_job(tx, row, JobState.CANCELLED if isinstance(error, errors.Cancelled) else JobState.FAILED, error)
 
 
 def finish_backup(catalog: Catalog, held: Claim, facts: BackupFacts, new_bytes: int) -> None:
     """D3: what the manifest says becomes visible."""
     with catalog.write() as tx:
-        row = _held_row(tx, held)
+        row = held_row(tx, held)
         tx.execute(
             sa.update(tables.backup)
             .where(tables.backup.c.id == held.backup_id)
@@ -178,7 +178,7 @@ def finish_backup(catalog: Catalog, held: Claim, facts: BackupFacts, new_bytes: 
 
 def finish_restore(catalog: Catalog, held: Claim, *, dsn: str, host: str, port: int) -> None:
     with catalog.write() as tx:
-        row = _held_row(tx, held)
+        row = held_row(tx, held)
         tx.execute(
             sa.update(tables.cluster)
             .where(tables.cluster.c.id == held.cluster_id)
@@ -190,14 +190,15 @@ def finish_restore(catalog: Catalog, held: Claim, *, dsn: str, host: str, port: 
 def finish_deletion(catalog: Catalog, held: Claim) -> None:
     """The bytes are gone: so is the row. Its token stays used (C2)."""
     with catalog.write() as tx:
-        row = _held_row(tx, held)
+        row = held_row(tx, held)
+        tx.execute(sa.delete(tables.proof).where(tables.proof.c.backup_id == held.backup_id))
         tx.execute(sa.delete(tables.backup).where(tables.backup.c.id == held.backup_id))
         end_job(tx, row, JobState.SUCCEEDED, None)
 
 
 def finish_cluster_removal(catalog: Catalog, held: Claim) -> None:
     with catalog.write() as tx:
-        row = _held_row(tx, held)
+        row = held_row(tx, held)
         tx.execute(sa.update(tables.cluster).where(tables.cluster.c.id == held.cluster_id).values(deleted_at=now()))
         end_job(tx, row, JobState.SUCCEEDED, None)
 
@@ -275,7 +276,7 @@ def _still_held(held: Claim) -> sa.ColumnElement[bool]:
     return sa.and_(tables.job.c.epoch == held.epoch, tables.job.c.state == JobState.RUNNING)
 
 
-def _held_row(tx: sa.Connection, held: Claim) -> sa.Row[Any]:
+def held_row(tx: sa.Connection, held: Claim) -> sa.Row[Any]:
     row = tx.execute(sa.select(tables.job).where(tables.job.c.id == held.job_id, _still_held(held))).first()
     if row is None:
         raise errors.StaleWorker(job_id=held.job_id)  # C4

@@ -72,6 +72,11 @@ backup = sa.Table(
     sa.Column("new_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("facts", sa.Text, nullable=False, server_default=""),  # the manifest's header as JSON, a copy
     sa.Column("imaged", sa.Boolean, nullable=False, server_default=sa.false()),  # an image of it is kept: Level-1
+    # of the newest check and the newest verification: when it ended, and passed or failed
+    sa.Column("checked_at", sa.BigInteger),
+    sa.Column("check_outcome", sa.Text, nullable=False, server_default=""),
+    sa.Column("verified_at", sa.BigInteger),
+    sa.Column("verify_outcome", sa.Text, nullable=False, server_default=""),
     # the newest restorable one of a cluster, and its place in the quota, without reading the others
     sa.Index("backups_by_verdict", "cluster_id", "status", "consistent_at", "id"),
     sa.Index("backups_by_mode", "cluster_id", "mode", "status"),
@@ -80,6 +85,17 @@ backup = sa.Table(
 SHOWN = backup.c.status != sa.literal_column("'Deleting'")  # a literal: SQLite must recognise the index's condition
 sa.Index("backups_in_order", backup.c.accepted_at, backup.c.id, sqlite_where=SHOWN)
 sa.Index("backups_of_cluster", backup.c.cluster_id, backup.c.accepted_at, backup.c.id, sqlite_where=SHOWN)
+
+proof = sa.Table(  # a copy of what the repository keeps with each backup
+    "proof",
+    metadata,
+    sa.Column("backup_id", sa.Text, primary_key=True),
+    sa.Column("number", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),  # "check" or "verify"
+    sa.Column("ended_at", sa.BigInteger, nullable=False),
+    sa.Column("evidence", sa.Text, nullable=False),  # JSON
+    sa.Index("proofs_in_order", "backup_id", "ended_at", "number"),
+)
 
 token = sa.Table(  # C2: one token, one effect, for ever; the primary key is the rule
     "token",

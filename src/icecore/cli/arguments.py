@@ -36,7 +36,7 @@ TITLE = "Icecore: snapshot backup for database clusters, behind the PolarDB Open
 GROUPS: dict[str, Sequence[str]] = {
     "Start": ("init", "serve", "work"),
     "Clusters": ("cluster", "status"),
-    "Backups": ("backup", "backups", "show", "restore", "delete"),
+    "Backups": ("backup", "backups", "show", "verify", "restore", "delete"),
     "Jobs": ("jobs", "watch", "cancel"),
     "Access and storage": ("console", "key", "repo", "call"),
 }
@@ -251,6 +251,24 @@ def _backups(g: Grammar) -> None:
 
     p = g.command("show", "reading:show", "One backup in full, with the recipe to restore it without this server")
     p.add_argument("backup", metavar="BACKUP", help="id, or the start of one if no other begins so")
+
+    p = g.command(
+        "verify",
+        "verifying:verify",
+        "Prove a backup: restore, start and query a copy, then throw it away; 8 when it fails",
+        "icecore verify orders\nicecore verify 1764000123456 --sql must-hold.toml\n"
+        "icecore verify --repo /mnt/icecore/repository --key-file icecore.key 1764000123456",
+    )
+    p.add_argument("what", metavar="CLUSTER|BACKUP", help="a backup's id (or its start), or a cluster: its newest one")
+    p.add_argument(
+        "--sql",
+        type=Path,
+        metavar="FILE",
+        help="TOML with [[assertion]] name, database, query: must hold in this and every later copy of the cluster",
+    )
+    _repository(p)
+    p.add_argument("--scratch", type=Path, metavar="DIR", help="offline: where the copy goes (default: /tmp)")
+    p.add_argument("--no-wait", action="store_true", help="return when the job is accepted")
 
     p = g.command(
         "restore",

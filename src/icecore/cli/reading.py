@@ -43,7 +43,17 @@ def backups(options: Namespace, output: Output) -> None:
 def show(options: Namespace, output: Output) -> None:
     with Calls(options.home) as calls:
         answer = names.backup(calls, options.backup)
-        output.result(screens.backup(answer.result["backup"], time.time()), answer.wire)
+        text = screens.backup(answer.result["backup"], time.time())
+        if not output.json:
+            text += _newest_evidence(calls, answer.result["backup"]["backup_id"])
+        output.result(text, answer.wire)
+
+
+def _newest_evidence(calls: Calls, backup_id: str) -> str:
+    """Of each kind."""
+    found = calls("DescribeBackupEvidence", backup_id=backup_id).result["items"].get("evidence", [])
+    newest = {each["kind"]: each for each in reversed(found)}
+    return "".join("\n" + screens.evidence(each, time.time()) for _, each in sorted(newest.items()))
 
 
 def jobs(options: Namespace, output: Output) -> None:

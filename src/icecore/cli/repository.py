@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from argparse import Namespace
@@ -17,6 +18,7 @@ from icecore.cli.output import Output
 from icecore.cli.secret import given_secret, new_passphrase
 
 if TYPE_CHECKING:
+    from icecore.evidence import Evidence
     from icecore.repository import Repository
 
 DONE_WITH_WARNINGS = 3
@@ -60,13 +62,18 @@ def list_(options: Namespace, output: Output) -> None:
 
 
 def check(options: Namespace, output: Output) -> int:
-    """Exit 8 when a backup cannot be restored whole, 3 when something unused is damaged."""
+    """Exit 8 when a backup cannot be restored whole, 3 when something unused is damaged. Each backup keeps a note."""
+    from icecore import check as notes
+
     if not 0 < options.sample <= 100:
         raise errors.Usage(reason="--sample is a percentage between 0 and 100")
     repository, _ = opened(options, output)
     lines, documents, damaged, faults = [], [], 0, 0
+    number, kept = str(int(time.time() * 1000)), []
     for cluster_id in repository.clusters():
-        found = repository.check(cluster_id, share=options.sample / 100)
+        share, began_at = options.sample / 100, int(time.time())
+        found = repository.check(cluster_id, share=share)
+        kept += notes.leave_notes(repository, cluster_id, found, number, began_at, share=share)
         damaged += len(found.damaged_backups)
         faults += len(found.faults)
         lines.append(screens.checked(cluster_id, found))
@@ -84,12 +91,21 @@ def check(options: Namespace, output: Output) -> int:
                 ],
             }
         )
+    if not options.repo:
+        _show_in_catalog(options, kept)
     output.result("\n".join(lines) or "The repository is empty.", {"Clusters": documents})
     if damaged:
         raise errors.Damaged(name=f"{damaged} of the backups", reason="the list of faults says what of")
     if faults:
         output.warn("something that no backup needs is damaged")
     return DONE_WITH_WARNINGS if faults else 0
+
+
+def _show_in_catalog(options: Namespace, kept: list[Evidence]) -> None:
+    """Where there is one: the notes are in the repository, and a catalog that is rebuilt takes them back."""
+    with Calls(options.home) as calls, contextlib.suppress(errors.WorldError):
+        if (calls.config.home / "catalog.db").exists():
+            calls.app.take_back(kept)
 
 
 def stat(options: Namespace, output: Output) -> None:

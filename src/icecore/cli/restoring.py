@@ -108,7 +108,7 @@ def into_directory(options: Namespace, output: Output) -> None:
 
     # The repository is the truth: no catalog is asked
     repository, _ = opened(options, output)
-    facts = _chosen(repository, options.what)
+    facts = chosen_backup(repository, options.what)
     engine = parts.restore_engine(facts.engine)
     target = RestoreTarget(Path(options.to).absolute(), _tablespaces(options.tablespace))
 
@@ -167,7 +167,7 @@ def _image(options: Namespace, facts: BackupFacts) -> AbstractContextManager[Kep
     return pinned.image_of(config.load(options.home or config.default_home()), facts)
 
 
-def _chosen(repository: Repository, word: str) -> BackupFacts:
+def chosen_backup(repository: Repository, word: str) -> BackupFacts:
     """A backup by its id or the start of it; a cluster's newest by its name or id."""
     if names.is_backup(word):
         return repository.find(word)
@@ -223,7 +223,7 @@ def how_to_start(facts: BackupFacts, directory: Path, owner: tuple[int, int] | N
 
 
 class ShownWatch:
-    """Shows a restore that runs in this process."""
+    """Shows a restore or a verification that runs in this process."""
 
     def __init__(self, output: Output) -> None:
         self.progress = Progress(output)

@@ -163,12 +163,23 @@ def backups(found: Sequence[Result], names: Mapping[str, str], now: float) -> st
             ago(each.get("consistent_time"), now) if each.get("consistent_time") else "-",
             size(each.get("backup_set_size")) if each.get("backup_status") == "Success" else "-",
             _took(each.get("backup_start_time"), each.get("backup_end_time")),
+            *(
+                badge(each.get(time), each.get(outcome), now) if each.get("backup_status") == "Success" else "-"
+                for time, outcome in (("checked_time", "check_outcome"), ("verified_time", "verify_outcome"))
+            ),
             each.get("comment", ""),
         ]
         for each in found
     ]
-    heads = ["BACKUP", "CLUSTER", "STATUS", "MODE", "CONSISTENT", "SIZE", "TOOK", "COMMENT"]
+    heads = ["BACKUP", "CLUSTER", "STATUS", "MODE", "CONSISTENT", "SIZE", "TOOK", "CHECKED", "VERIFIED", "COMMENT"]
     return table(heads, rows, right=[5])
+
+
+def badge(at_s: int | None, outcome: str | None, now: float) -> str:
+    """When bytes were last checked or the backup verified, and whether that went well."""
+    if at_s is None:
+        return "never"
+    return f"{duration(now - at_s)} ago" if outcome == "passed" else f"{duration(now - at_s)} ago: FAILED !"
 
 
 def _took(start: int | None, end: int | None) -> str:
@@ -187,6 +198,8 @@ def backup(found: Result, now: float) -> str:
             ("Comment", found.get("comment", "")),
             ("Consistent", ago(consistent, now) if consistent else ""),
             ("Took", _took(found.get("backup_start_time"), found.get("backup_end_time"))),
+            ("Checked", badge(found.get("checked_time"), found.get("check_outcome"), now) if consistent else ""),
+            ("Verified", badge(found.get("verified_time"), found.get("verify_outcome"), now) if consistent else ""),
             ("Engine", found.get("engine_version", "")),
             ("Log", _log(found)),
             ("Data", _counted(found)),
@@ -200,6 +213,29 @@ def backup(found: Result, now: float) -> str:
     if recipe:
         text += "\nRestore without this server:\n" + "".join(f"  {line}\n" for line in recipe)
     return text
+
+
+def evidence(found: Result, now: float) -> str:
+    """What one check or verification found: a line for each examination, below it what is to be known of it."""
+    rows = [
+        [
+            {"passed": "ok", "failed": "FAILED", "not-run": "not run"}.get(each.get("outcome", ""), ""),
+            each.get("name", ""),
+            f"{each['count']} {each.get('of', '')}" if each.get("count") else "-",
+            f"{each.get('took_ms', 0) / 1000:.1f} s",
+        ]
+        for each in found.get("examinations", [])
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    lines = []
+    for row, each in zip(rows, found.get("examinations", []), strict=True):
+        lines.append("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        lines += [f"  {'':{widths[0]}}    {note}" for note in each.get("notes", [])]
+        lines += [f"  {'':{widths[0]}}    {row['name']}: {row['count']}" for row in each.get("rows", [])]
+    what = "verification" if found.get("kind") == "verify" else "check"
+    server = f" with PostgreSQL {found['server_version']}" if found.get("server_version") else ""
+    head = f"{what} {found.get('evidence_id', '')} {found.get('outcome', '')}, {ago(found.get('end_time'), now)}"
+    return "\n".join([f"{head}, on {found.get('host', '')}{server}:", *lines]) + "\n"
 
 
 def _log(found: Result) -> str:

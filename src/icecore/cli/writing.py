@@ -56,6 +56,11 @@ def watch(options: Namespace, output: Output) -> int:
         job = follow(calls, options.job, output)
         if job["job_kind"] == "backup":
             return _made(calls, output, job)
+        if job["job_kind"] in ("verify", "check"):
+            from icecore.cli.verifying import tell
+
+            tell(calls, output, job["backup_id"], job["job_id"])
+            return 0
         answer = calls("DescribeJobs", job_id=options.job)
         output.result(f"Job {job['job_id']} ({job['job_kind']}) has succeeded.", answer.part("items", "job")[0])
         return 0

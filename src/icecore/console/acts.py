@@ -114,6 +114,8 @@ ACTS: dict[str, Act] = {
         "Delete this backup", lambda p, a: f"/console/clusters/{p['db_cluster_id']}", backups.deleting, danger=True
     ),
     "ModifyDBClusterPace": Act("Set the pace", lambda p, a: f"/console/clusters/{p['db_cluster_id']}#pace"),
+    "VerifyBackup": Act("Verify", lambda p, a: f"/console/tasks/{a['job_id']}"),
+    "CheckBackup": Act("Check", lambda p, a: f"/console/tasks/{a['job_id']}"),
     "CreateDBCluster": Act("Restore", lambda p, a: f"/console/clusters/{a['db_cluster_id']}"),
     "DeleteDBCluster": Act("Remove this cluster", lambda p, a: "/console", clusters.removing, typed=True, danger=True),
     "CancelJob": Act("Cancel this task", lambda p, a: f"/console/tasks/{p['job_id']}", _cancelling, danger=True),

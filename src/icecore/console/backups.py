@@ -14,6 +14,8 @@ from icecore.console.doors import Doors
 from icecore.console.visit import Visit
 from icecore.errors import BackupNotFound, InvalidParameter, JobNotFound
 
+PROOFS = 10  # checks and verifications shown of it,
+ROWS_SHOWN = 30  # and tables with their rows of the newest
 NEIGHBOURS = 30  # shown on the time line around it
 
 Found = dict[str, Any]
@@ -46,6 +48,7 @@ def page(visit: Visit) -> Response:
         around=around,
         protected=clusters.standing(visit.doors, cluster_id) is not None,
         token=secrets.token_hex(16),
+        evidence=evidence(visit.doors, backup_id) if status == "Success" else [],
         calls=visit.calls("DescribeBackup", backup_id=backup_id),
     )
 
@@ -59,6 +62,19 @@ def sizes(backup: Mapping[str, Any], *, measured: bool) -> Markup:
     if measured and stored is not None:
         rows.append(pictures.Bar("Stored for it", stored, view.size(stored)))
     return pictures.bars(rows, "; ".join(f"{row.label}: {row.text}" for row in rows))
+
+
+def evidence(doors: Doors, backup_id: str) -> list[Found]:
+    """What was found of it, newest first; only the newest of each kind with all that it looked at."""
+    found: list[Found] = doors.read("DescribeBackupEvidence", backup_id=backup_id, max_results=PROOFS)["items"][
+        "evidence"
+    ]
+    seen: set[str] = set()
+    for each in found:
+        each["open"] = each["kind"] not in seen
+        each["rows_shown"] = ROWS_SHOWN if each["open"] else 0
+        seen.add(each["kind"])
+    return found
 
 
 def deleting(visit: Visit, params: Mapping[str, str]) -> list[str]:

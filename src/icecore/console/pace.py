@@ -64,6 +64,8 @@ def title(job: Job) -> str:
     return {
         JobKind.BACKUP: f"Backup of {cluster}",
         JobKind.RESTORE: f"Restore to {cluster}",
+        JobKind.VERIFY: f"Verification of backup {job.get('backup_id', '')} of {cluster}",
+        JobKind.CHECK: f"Check of backup {job.get('backup_id', '')} of {cluster}",
         JobKind.DELETE_BACKUP: f"Removal of backup {job.get('backup_id', '')} of {cluster}",
         JobKind.DELETE_CLUSTER: f"Removal of {cluster}",
     }.get(job["job_kind"], f"{job['job_kind']} of {cluster}")
@@ -86,4 +88,4 @@ def unfinished(job: Job) -> bool:
 
 def may_be_cancelled(job: Job) -> bool:
     """What removes something was taken out of view already and is done to its end."""
-    return unfinished(job) and job["job_kind"] in (JobKind.BACKUP, JobKind.RESTORE)
+    return unfinished(job) and job["job_kind"] not in (JobKind.DELETE_BACKUP, JobKind.DELETE_CLUSTER)

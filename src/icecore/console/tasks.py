@@ -23,6 +23,8 @@ CLUSTERS_OFFERED = 100
 KINDS = {
     JobKind.BACKUP: "Backup",
     JobKind.RESTORE: "Restore",
+    JobKind.VERIFY: "Verification",
+    JobKind.CHECK: "Check",
     JobKind.DELETE_BACKUP: "Removal of a backup",
     JobKind.DELETE_CLUSTER: "Removal of a cluster",
 }
@@ -171,6 +173,8 @@ def _again(doors: Doors, job: pace.Job) -> Again | None:
             "CreateBackup", {"db_cluster_id": cluster_id, "client_token": secrets.token_hex(16)}
         ),
         JobKind.RESTORE: lambda: _restore_again(doors, job),
+        JobKind.VERIFY: lambda: _prove_again(doors, "VerifyBackup", backup_id),
+        JobKind.CHECK: lambda: _prove_again(doors, "CheckBackup", backup_id),
         JobKind.DELETE_BACKUP: lambda: Again("DeleteBackup", {"db_cluster_id": cluster_id, "backup_id": backup_id}),
         JobKind.DELETE_CLUSTER: lambda: Again(
             path=view.link(
@@ -194,6 +198,11 @@ def _restore_again(doors: Doors, job: pace.Job) -> Again:
     return Again(
         path=view.link("/console/restore", cluster=backup["db_cluster_id"], backup=backup["backup_id"], name=name)
     )
+
+
+def _prove_again(doors: Doors, action: str, backup_id: str) -> Again:
+    doors.read("DescribeBackup", backup_id=backup_id)  # is it still there?
+    return Again(action, {"backup_id": backup_id, "client_token": secrets.token_hex(16)})
 
 
 def report(job: pace.Job, now: int) -> str:

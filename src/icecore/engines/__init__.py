@@ -15,12 +15,13 @@ A backup's order of calls, which ``backup.run`` follows::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
+from icecore.evidence import Examination
 from icecore.model import BackupFacts, Boundary, FileMeta, LogBase
 
 
@@ -108,13 +109,25 @@ class Probe:
 
 @dataclass(frozen=True)
 class ServerPlace:
-    """Where a restored server lives."""
+    """Where a restored server lives. ``sealed_off``: only to be looked at, then thrown away. It listens on its socket
+    alone, nothing of what the source did by itself goes on in it (subscriptions, schedulers, archiving), it takes
+    little memory, and it does not care for a power cut."""
 
     data_directory: Path
     socket_directory: Path
     log_file: Path
     port: int
     owner: tuple[int, int]  # uid, gid that run it
+    sealed_off: bool = False
+
+
+@dataclass(frozen=True)
+class Assertion:
+    """What a user says must hold in a restored copy: ``query`` gives one row with one true value."""
+
+    name: str
+    database: str
+    query: str
 
 
 @dataclass(frozen=True)
@@ -291,3 +304,21 @@ class RestoredServer(Protocol):
 
     def dsn(self) -> str:
         """Without a password."""
+
+    def version(self) -> str:
+        """Of the running server: ``15.18``."""
+
+    def examine(
+        self,
+        assertions: Sequence[Assertion],
+        *,
+        threads: int,
+        count_for_s: float,
+        still_wanted: Callable[[], None] = lambda: None,
+    ) -> Iterator[Examination]:
+        """Query the running, sealed-off server all over: what its structures say of themselves, how many rows each
+        table has (for so long), the user's assertions. What is wrong is in the examinations, never raised.
+        ``still_wanted``: as in ``start``. ``EngineUnreachable``: it is gone and does not come back."""
+
+    def examine_pages(self, still_wanted: Callable[[], None] = lambda: None) -> Examination:
+        """Every page of the stopped server against its checksum."""

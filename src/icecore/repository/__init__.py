@@ -11,7 +11,8 @@
     reader = repo.reader(cluster_id, backup_id)
     for file in reader.files(): … reader.block(id)      every byte proven (R5)
 
-``delete_backup`` removes a manifest; ``collect`` gives the space back (R6).
+``add_evidence`` keeps what a check or a verification found. ``delete_backup`` removes a manifest; ``collect`` gives
+the space back (R6).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from icecore.errors import BackupNotFound, Damaged, NotARepository, ObjectMissing, Refused, StorageFull, Usage, WrongKey
+from icecore.evidence import Evidence, ProofKind
 from icecore.model import BackupFacts
+from icecore.repository import proofs
 from icecore.repository.blocks import DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, BlockCodec
 from icecore.repository.checking import Checked, check
 from icecore.repository.collection import Collected, collect
@@ -233,17 +236,33 @@ class Repository:
                 self.storage.delete(found.name)
 
     def delete_backup(self, cluster_id: str, backup_id: str) -> None:
-        """Remove the manifest; the space comes back with ``collect``. Nothing happens if it is absent."""
+        """Remove the manifest, then its evidence; the space comes back with ``collect``. What is absent is no error."""
         layout = ClusterLayout(cluster_id)
         name = layout.manifest(backup_id)
         with self.storage.lease(layout.lease) as lease:
-            if not exists(self.storage, name):
-                return
-            # On a full storage the mark gives way to what makes room; collection can do without it.
-            with suppress(StorageFull):
-                put_once(self.storage, layout.gone(backup_id))
+            if exists(self.storage, name):
+                # On a full storage the mark gives way to what makes room; collection can do without it.
+                with suppress(StorageFull):
+                    put_once(self.storage, layout.gone(backup_id))
+                lease.confirm()
+                self.storage.delete(name)  # R6: manifest first
             lease.confirm()
-            self.storage.delete(name)  # R6: manifest first
+            proofs.remove(self.storage, layout, backup_id)
+
+    # ------------------------------------------------------------ evidence
+
+    def add_evidence(self, evidence: Evidence) -> Evidence:
+        """Keep it with its backup; gives what is kept. See ``proofs``."""
+        return proofs.add(self.storage, self._keyring, ClusterLayout(evidence.cluster_id), evidence)
+
+    def evidence(self, cluster_id: str, backup_id: str, *, damaged: list[Damaged] | None = None) -> Iterator[Evidence]:
+        """What is kept of a backup, oldest first. Unreadable: raises ``Damaged``, or into ``damaged``."""
+        return proofs.of_backup(self.storage, self._keyring, ClusterLayout(cluster_id), backup_id, damaged)
+
+    def one_evidence(self, cluster_id: str, backup_id: str, number: str, kind: ProofKind) -> Evidence | None:
+        return proofs.one(self.storage, self._keyring, ClusterLayout(cluster_id), backup_id, number, kind)
+
+    # ------------------------------------------------------------ space and bytes
 
     def collect(self, cluster_id: str, *, dry_run: bool = False) -> Collected:
         """Remove what no backup of the cluster uses. See ``collection``."""
@@ -253,18 +272,29 @@ class Repository:
             def open_reader(backup_id: str, table: BlockTable) -> Reader:
                 return self._reader(layout, backup_id, table)
 
-            return collect(self.storage, self._keyring, layout, lease, open_reader, dry_run=dry_run)
+            collected = collect(self.storage, self._keyring, layout, lease, open_reader, dry_run=dry_run)
+            if not dry_run:
+                lease.confirm()
+                proofs.remove_orphans(self.storage, layout)
+            return collected
 
     def check(
-        self, cluster_id: str, *, share: float = 1.0, advance: Callable[[int], None] = lambda read_bytes: None
+        self,
+        cluster_id: str,
+        *,
+        only: str = "",
+        share: float = 1.0,
+        advance: Callable[[int], None] = lambda read_bytes: None,
     ) -> Checked:
-        """Read and decode what the cluster's backups need. See ``checking``."""
+        """Read and decode what the cluster's backups need, or that one. See ``checking``."""
         layout = ClusterLayout(cluster_id)
 
         def open_reader(backup_id: str, table: BlockTable) -> Reader:
             return self._reader(layout, backup_id, table)
 
-        return check(self.storage, self._keyring, self._codec, layout, open_reader, share=share, advance=advance)
+        return check(
+            self.storage, self._keyring, self._codec, layout, open_reader, only=only, share=share, advance=advance
+        )
 
     def stat(self, cluster_id: str | None = None) -> RepositoryStat:
         prefix = "" if cluster_id is None else ClusterLayout(cluster_id).root

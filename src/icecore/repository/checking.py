@@ -43,6 +43,7 @@ class Checked:
     read_bytes: int
     pack_total: int  # that are there
     faults: tuple[Fault, ...]
+    backup_ids: tuple[str, ...] = ()  # that were looked at
 
     @property
     def damaged_backups(self) -> list[str]:
@@ -56,11 +57,12 @@ def check(
     layout: ClusterLayout,
     open_reader: Callable[[str, BlockTable], Reader],
     *,
+    only: str = "",
     share: float = 1.0,
     advance: Callable[[int], None] = lambda read_bytes: None,
 ) -> Checked:
-    """One cluster. ``share``: of the packs, drawn anew each time; the rest is only looked up. ``advance`` is told the
-    bytes of each pack that was read."""
+    """One cluster, or of it the backup ``only`` with the packs that it uses. ``share``: of the packs, drawn anew each
+    time; the rest is only looked up. ``advance`` is told the bytes of each pack that was read."""
     # 1 what the indexes name, and which of it is there in full
     faults: list[Fault] = []
     damaged_indexes: list[Damaged] = []
@@ -71,19 +73,25 @@ def check(
 
     # 2 each backup's manifest, its file table, and that each of its blocks has a place
     uses: dict[str, NDArray[np.bool_]] = {}
+    looked_at: list[str] = []
     for backup_id, _ in below(storage, layout.manifests):
+        if only and backup_id != only:
+            continue
         try:
             uses[backup_id], missing = _rows_of(open_reader(backup_id, blocks), blocks)
+            looked_at.append(backup_id)
             if missing:
                 reason = f"{missing} of its blocks are in no pack that an index names"
                 faults.append(Fault(layout.manifest(backup_id), reason, (backup_id,)))
         except ObjectMissing:
             continue  # deleted since it was listed
         except Damaged as error:
+            looked_at.append(backup_id)
             faults.append(Fault(str(error.fields["name"]), str(error.fields["reason"]), (backup_id,)))
 
     # 3 every byte of the packs, or of a share of them
-    chosen = [number for number in range(len(blocks.packs)) if share >= 1.0 or random.random() < share]
+    numbers = _used_packs(blocks, uses) if only else range(len(blocks.packs))
+    chosen = [number for number in numbers if share >= 1.0 or random.random() < share]
 
     def read(number: int) -> tuple[int, int, str]:
         pack = blocks.packs[number]
@@ -103,13 +111,24 @@ def check(
 
     read_bytes = 0
     with ThreadPoolExecutor(PACKS_AT_ONCE, thread_name_prefix="check") as pool:
-        for number, size_bytes, reason in pool.map(read, chosen):
-            read_bytes += size_bytes
-            advance(size_bytes)
-            if reason:
-                needed_by = [backup_id for backup_id, rows in uses.items() if (blocks.pack[rows] == number).any()]
-                faults.append(Fault(layout.pack(blocks.packs[number].pack_id), reason, tuple(sorted(needed_by))))
-    return Checked(len(uses), len(chosen), read_bytes, len(sizes), tuple(_still_there(storage, layout, faults)))
+        try:
+            for number, size_bytes, reason in pool.map(read, chosen):
+                read_bytes += size_bytes
+                advance(size_bytes)
+                if reason:
+                    needed_by = [backup_id for backup_id, rows in uses.items() if (blocks.pack[rows] == number).any()]
+                    faults.append(Fault(layout.pack(blocks.packs[number].pack_id), reason, tuple(sorted(needed_by))))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # a cancel does not wait for the packs still to come
+            raise
+    left = tuple(_still_there(storage, layout, faults))
+    if only:
+        left = tuple(fault for fault in left if only in fault.backup_ids)
+    return Checked(len(uses), len(chosen), read_bytes, len(sizes), left, tuple(looked_at))
+
+
+def _used_packs(blocks: BlockTable, uses: dict[str, NDArray[np.bool_]]) -> list[int]:
+    return sorted({int(number) for rows in uses.values() for number in np.unique(blocks.pack[rows])})
 
 
 def _rows_of(reader: Reader, blocks: BlockTable) -> tuple[NDArray[np.bool_], int]:

@@ -7,6 +7,7 @@
     clusters/<cluster>/indexes/<hash>
     clusters/<cluster>/manifests/<backup> R4: the backup exists iff this does
     clusters/<cluster>/log/               the continuous log: see ``log``
+    clusters/<cluster>/evidence/<backup>/ what checks and verifications found; goes after its manifest
     clusters/<cluster>/history/           marks that outlive their backup: `began`, `<backup>.made`, `<backup>.gone`
 """
 
@@ -69,6 +70,10 @@ class ClusterLayout:
     def log_lease(self) -> str:
         return "logs/" + self.cluster_id
 
+    @property
+    def evidence(self) -> str:
+        return self.root + "evidence/"
+
     def pack(self, pack_id: bytes) -> str:
         return self.packs + pack_id.hex()
 
@@ -80,6 +85,12 @@ class ClusterLayout:
 
     def gone(self, backup_id: str) -> str:
         return f"{self.history}{backup_id}.gone"
+
+    def proofs(self, backup_id: str) -> str:
+        return f"{self.evidence}{checked_id(backup_id, 'backup id')}/"
+
+    def proof(self, backup_id: str, number: str, kind: str) -> str:
+        return f"{self.proofs(backup_id)}{checked_id(number, 'number')}.{kind}"
 
     @property
     def began(self) -> str:

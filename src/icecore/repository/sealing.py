@@ -118,7 +118,7 @@ class Keyring:
         self.block_key = blake3(self._root, derive_key_context="icecore v1 block id").digest()
 
     def sealer(self, kind: str, cluster_id: str, salt: bytes) -> Sealer:
-        """``kind``: "pack", "index" or "manifest"."""
+        """``kind``: "pack", "index", "manifest" or "evidence"."""
         material = self._root + salt + cluster_id.encode()
         key = blake3(material, derive_key_context=f"icecore v1 {kind}").digest()
         return Sealer(key, encrypted=self.encrypted)

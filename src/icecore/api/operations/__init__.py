@@ -56,7 +56,7 @@ def marked(call: Call, kind: str) -> tuple[Any, ...] | None:
 
 def table() -> dict[str, Operation]:
     """Action -> operation. A test holds it equal to ``contract.json``."""
-    from icecore.api.operations import backups, calls, clusters, jobs, keys, overview
+    from icecore.api.operations import backups, calls, clusters, jobs, keys, overview, proofs
 
     return {
         "CreateBackup": backups.create_backup,
@@ -72,6 +72,9 @@ def table() -> dict[str, Operation]:
         "DeleteDBCluster": clusters.delete_cluster,
         "RegisterDBCluster": clusters.register_cluster,
         "ModifyDBClusterPace": clusters.modify_pace,
+        "VerifyBackup": proofs.verify_backup,
+        "CheckBackup": proofs.check_backup,
+        "DescribeBackupEvidence": proofs.describe_backup_evidence,
         "DescribeBackupHistory": backups.describe_backup_history,
         "DescribeJobs": jobs.describe_jobs,
         "CancelJob": jobs.cancel_job,

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from icecore import __version__, errors
 from icecore.api.contract import Call
 from icecore.api.operations import Context, Result, marked
+from icecore.api.operations.proofs import badges
 from icecore.catalog import clusters, intents, queries
 from icecore.model import BackupStatus, Phase, percent
 
@@ -139,6 +140,7 @@ def _backup(row: sa.Row[Any]) -> Result:
         "backup_set_size": row.size_bytes,
         "is_avail": int(ready),
         "comment": row.comment or None,
+        **badges(row),
     }
 
 

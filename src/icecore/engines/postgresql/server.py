@@ -12,21 +12,35 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icecore.engines import ServerPlace
+from icecore.engines import Assertion, ServerPlace
 from icecore.engines.postgresql import binaries, conffile, place
 from icecore.engines.postgresql.control import lsn_number
 from icecore.engines.postgresql.knock import knock
 from icecore.engines.postgresql.owner import as_owner, private_directory, private_file, read_small, rights
 from icecore.errors import EngineFailed, EngineUnreachable, TargetRefused
+from icecore.evidence import Examination, Outcome
 from icecore.model import BackupFacts
 
 SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path less its final zero
 _POLL_S = 0.1
 _LOG_END_BYTES = 65536
+# Of a server that is only looked at. The source may have given half its memory to its buffers; this host has other
+# things to do.
+_SEALED_OFF = {
+    "listen_addresses": "''",
+    "max_logical_replication_workers": "0",
+    "autovacuum": "off",
+    "shared_buffers": "'128MB'",
+    "maintenance_work_mem": "'128MB'",
+    "fsync": "off",
+    "restart_after_crash": "on",
+}
+# They would do by themselves what the source does at this very hour.
+_SCHEDULERS = frozenset(("pg_cron", "pg_partman_bgw", "pg_squeeze", "pglogical", "pg_failover_slots"))
 _PRELOADS = ("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries")
 
 
@@ -83,9 +97,45 @@ class PostgresServer:
             raise EngineFailed(doing="stopping the restored server", reason=reason)
 
     def dsn(self) -> str:
-        role = str(self._facts.engine_facts["role"])
-        socket = str(self._place.socket_directory)
-        return f"host={_dsn_value(socket)} port={self._place.port} user={_dsn_value(role)} dbname={self._database()}"
+        return self._dsn(self._database())
+
+    def version(self) -> str:
+        from icecore.engines.postgresql.connect import connect_sql, query
+
+        with connect_sql(self.dsn(), None) as connection:
+            ((version,),) = query(connection, "asking for the version", "SHOW server_version")
+        return str(version).split(" ", maxsplit=1)[0]
+
+    def examine(
+        self,
+        assertions: Sequence[Assertion],
+        *,
+        threads: int,
+        count_for_s: float,
+        still_wanted: Callable[[], None] = lambda: None,
+    ) -> Iterator[Examination]:
+        from icecore.engines.postgresql.examine import Examiner
+
+        if not self._place.sealed_off:
+            raise ValueError("only a sealed-off server is examined: it is written to")
+        yield from Examiner(self._dsn, self._database(), self._facts.engine_facts, threads, still_wanted).run(
+            assertions, count_for_s
+        )
+
+    def examine_pages(self, still_wanted: Callable[[], None] = lambda: None) -> Examination:
+        from icecore.engines.postgresql.rereading import reread
+
+        if not self._facts.engine_facts.get("checksums"):
+            return Examination(
+                "page checksums", Outcome.NOT_RUN, notes=("the cluster has no page checksums (data_checksums is off)",)
+            )
+        return reread(self._programs(), self._place.data_directory, self._place.owner, still_wanted)
+
+    def _dsn(self, database: str) -> str:
+        role, socket = str(self._facts.engine_facts["role"]), str(self._place.socket_directory)
+        return (
+            f"host={_dsn_value(socket)} port={self._place.port} user={_dsn_value(role)} dbname={_dsn_value(database)}"
+        )
 
     # ------------------------------------------------------------ settings
 
@@ -126,11 +176,15 @@ class PostgresServer:
         if int(known["major"]) >= 14:
             # One call instead of an fsync for each file before recovery may begin.
             settings["recovery_init_sync_method"] = "syncfs"
-        if not self._has_key():
+        if where.sealed_off:
+            settings |= _SEALED_OFF
+        if where.sealed_off or not self._has_key():
             settings["ssl"] = "off"
         for name in _PRELOADS:
             wanted = [each.strip().strip('"') for each in known.get("settings", {}).get(name, "").split(",")]
             kept = [each for each in wanted if each and binaries.library_exists(self._programs(), each)]
+            if where.sealed_off:
+                kept = [each for each in kept if each.removeprefix("$libdir/") not in _SCHEDULERS]
             if any(wanted):  # also when all are kept: they may have come from the source's command line
                 settings[name] = conffile.quoted(", ".join(kept))
         return [f"{name} = {value}" for name, value in settings.items()]
