@@ -6,8 +6,10 @@ again: what was stored is found again, and a manifest that an earlier run wrote 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from icecore import __version__, errors
@@ -17,7 +19,7 @@ from icecore.imaging import Imaging, Noting
 from icecore.laps import Laps
 from icecore.model import BackupFacts, BackupMode, Boundary, Phase
 from icecore.pace import Pace
-from icecore.repository import Repository, StoredFile
+from icecore.repository import FileList, Repository, StoredFile
 
 __all__ = ["BackupDone", "BackupOrder", "Watch", "refuse_early", "run"]
 
@@ -98,23 +100,24 @@ def run(
             watch.step("imaged")
             watch.phase(Phase.UPLOADING, probe.size_bytes)
             copier = Copier(writer, watch, threads, ordered=session.ordered, pace=pace, laps=laps)
-            stored = copier.copy(to_read, alive=image.alive)
+            stored = FileList()
+            copier.copy(to_read, stored, alive=image.alive)
             watch.step("copied")
 
             # Those that must be read after all others
-            stored += copier.copy(session.closing_files(), alive=session.alive)
+            copier.copy(session.closing_files(), stored, alive=session.alive)
             watch.step("closing-copied")
 
             # The server ends the backup; the log up to that point is captured
             boundary = session.stop()
             watch.step("stopped")
-            stored += copier.copy(session.tail_files(), alive=session.alive)
+            copier.copy(session.tail_files(), stored, alive=session.alive)
             omitted = session.omitted()
             engine_facts = session.facts()
         watch.step("session-closed")
 
         # The server is free again. What was cloned is read, but for what an older image proves unchanged
-        stored += image.copy(copier, repository)
+        cloned = image.copy(copier, repository, writer)
         warnings = session.warnings() + image.warnings()
         watch.step("uploaded")
 
@@ -126,9 +129,10 @@ def run(
         watch.step("checked")
 
         # The manifest, create-only, last: from here on the backup exists (R4)
-        files = [file for file in stored if file.meta.path not in omitted]
-        facts = _facts(order, probe, boundary, files, warnings, engine_facts | image.facts())
-        writer.commit(facts, files)
+        facts = _facts(
+            order, probe, boundary, _without(omitted, stored, cloned), warnings, engine_facts | image.facts()
+        )
+        writer.commit(facts, _without(omitted, stored, cloned))
         watch.step("committed")
 
         # Only now may an image stay: it is a faster way in, never the only copy
@@ -151,14 +155,21 @@ def _adopt(earlier: BackupFacts, order: BackupOrder) -> BackupDone:
     return BackupDone(earlier, new_bytes=0, adopted=True)
 
 
+def _without(omitted: frozenset[str], *lists: FileList) -> Iterator[StoredFile]:
+    return (file for file in chain(*lists) if file.meta.path not in omitted)
+
+
 def _facts(
     order: BackupOrder,
     probe: Probe,
     boundary: Boundary,
-    files: list[StoredFile],
+    files: Iterable[StoredFile],
     warnings: tuple[str, ...],
     engine_facts: dict[str, object],
 ) -> BackupFacts:
+    size_bytes = file_count = 0
+    for file in files:
+        size_bytes, file_count = size_bytes + file.meta.size_bytes, file_count + 1
     return BackupFacts(
         backup_id=order.backup_id,
         cluster_id=order.cluster_id,
@@ -168,8 +179,8 @@ def _facts(
         boundary=boundary,
         engine=probe.engine,
         engine_version=probe.version,
-        size_bytes=sum(file.meta.size_bytes for file in files),
-        file_count=len(files),
+        size_bytes=size_bytes,
+        file_count=file_count,
         tool_version=__version__,
         client_token=order.client_token,
         token_digest=order.token_digest,

@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from threading import local
@@ -25,12 +25,13 @@ from icecore.engines import SourceFile, SourceReader, SourceVanished
 from icecore.laps import Laps, lap
 from icecore.model import FileKind, Phase
 from icecore.pace import Pace
-from icecore.repository import StoredFile, Writer
+from icecore.repository import FileList, StoredFile, Writer
 
 SPAN_BYTES = 64 << 20  # one task reads this much: large enough to be sequential, small enough to share a 1 GiB file
 READ_BYTES = 1 << 20  # at once, checked and added together; past the page cache a disk wants no less
 ALIVE_EVERY_S = 1.0
 LISTEN_EVERY_S = 0.5  # to a cancel, while a span takes its time
+GROUP_FILES, GROUP_BYTES = 64, 4 << 20  # small files that one task reads: a task costs more than such a file
 AUDIT_ONE_IN = 128  # of the blocks that need not be read
 ID_BYTES = 32
 
@@ -116,70 +117,99 @@ class Copier:
     def copy(
         self,
         files: Iterable[SourceFile],
-        known: Mapping[str, Known] | None = None,
+        stored: FileList,
+        known: Callable[[SourceFile], Known | None] = lambda file: None,
         *,
         alive: Callable[[], None] = lambda: None,
-    ) -> list[StoredFile]:
-        """Store all of them; those that vanished meanwhile are left out. Order is the order given, or by size.
+    ) -> None:
+        """Store all of them and add them to ``stored``, in the order given; those that vanished meanwhile are left out.
+        A few are held at a time.
 
-        ``known``: by path, what an older backup has; raises ``Distrusted`` when that turns out wrong.
+        ``known``: what an older backup has of a file; raises ``Distrusted`` when that turns out wrong.
         """
         if self._ordered:
-            return [done for file in files if (done := self._copy_in_order(file, alive)) is not None]
-        known = known or {}
-        ordered = sorted(files, key=lambda file: -file.meta.size_bytes)  # largest first: a short tail
-        stored: list[StoredFile] = []
-        waiting: deque[tuple[SourceFile, list[Future[_Span]]]] = deque()
+            for file in files:
+                self._copy_in_order(file, stored, alive)
+            return
+        waiting: deque[tuple[list[SourceFile], list[Future[list[_Span | None]]]]] = deque()
         self._ended = threading.Event()
         with ThreadPoolExecutor(self._threads, "copy", self._pace.begin_thread) as pool:
             try:
-                for file in ordered:
-                    older = known.get(file.meta.path)
-                    spans = [pool.submit(self._read, file, *span, older) for span in self._spans(file)]
-                    waiting.append((file, spans))
+                for group in _groups(files):
+                    work = [
+                        (file, *span, older) for file in group for older in [known(file)] for span in self._spans(file)
+                    ]
+                    # the spans of one large file are shared among the threads, a group's files are not
+                    tasks = [[each] for each in work] if len(group) == 1 else [work]
+                    waiting.append((group, [pool.submit(self._read_some, task) for task in tasks]))
                     while len(waiting) > self._threads * 4:
-                        stored.extend(self._collect(*waiting.popleft(), alive))
+                        self._collect(*waiting.popleft(), stored, alive)
                 while waiting:
-                    stored.extend(self._collect(*waiting.popleft(), alive))
+                    self._collect(*waiting.popleft(), stored, alive)
             except BaseException:
                 self._ended.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-        return stored
 
     def _spans(self, file: SourceFile) -> Iterator[tuple[int, int]]:
         if file.meta.kind is FileKind.FILE:
             for start in range(0, file.meta.size_bytes, self._span_bytes):
                 yield start, min(start + self._span_bytes, file.meta.size_bytes)
 
-    def _collect(self, file: SourceFile, spans: list[Future[_Span]], alive: Callable[[], None]) -> Iterator[StoredFile]:
-        blocks, size_bytes = [], 0
-        try:
-            for future in spans:
-                while not future.done():
-                    wait([future], LISTEN_EVERY_S)
-                    self._listen(alive)
-                span = future.result()
-                self._tell(span, alive)
-                blocks.append(span.blocks)
-                size_bytes += span.size_bytes
-                if size_bytes % self._span_bytes:
-                    break  # the file ends here: it shrank, or this was its last span
-        except SourceVanished:
-            return
-        yield _stored(file, b"".join(blocks), size_bytes)
+    def _collect(
+        self,
+        group: list[SourceFile],
+        tasks: list[Future[list[_Span | None]]],
+        stored: FileList,
+        alive: Callable[[], None],
+    ) -> None:
+        spans: list[_Span | None] = []
+        for future in tasks:
+            while not future.done():
+                wait([future], LISTEN_EVERY_S)
+                self._listen(alive)
+            some = future.result()
+            self._tell(some, alive)
+            spans += some
+        rest = iter(spans)
+        for file in group:
+            whole = self._joined([next(rest) for _ in self._spans(file)])
+            if whole is not None:
+                stored.append(_stored(file, whole.blocks, whole.size_bytes))
 
-    def _copy_in_order(self, file: SourceFile, alive: Callable[[], None]) -> StoredFile | None:
+    def _joined(self, spans: list[_Span | None]) -> _Span | None:
+        """One file's, None if it vanished."""
+        blocks, size_bytes = [], 0
+        for span in spans:
+            if span is None:
+                return None
+            blocks.append(span.blocks)
+            size_bytes += span.size_bytes
+            if size_bytes % self._span_bytes:
+                break  # the file ends here: it shrank, or this was its last span
+        return _Span(b"".join(blocks), size_bytes, 0)
+
+    def _copy_in_order(self, file: SourceFile, stored: FileList, alive: Callable[[], None]) -> None:
         span = _Span(b"", 0, 0)
         if file.meta.kind is FileKind.FILE:
             try:
                 span = self._read(file, 0, file.meta.size_bytes, None)
             except SourceVanished:
-                return None
-        self._tell(span, alive)
-        return _stored(file, span.blocks, span.size_bytes)
+                return
+        self._tell([span], alive)
+        stored.append(_stored(file, span.blocks, span.size_bytes))
 
     # ------------------------------------------------------------ in a worker thread
+
+    def _read_some(self, work: list[tuple[SourceFile, int, int, Known | None]]) -> list[_Span | None]:
+        """One after the other; None for what vanished."""
+        spans: list[_Span | None] = []
+        for file, start, end, older in work:
+            try:
+                spans.append(self._read(file, start, end, older))
+            except SourceVanished:
+                spans.append(None)
+        return spans
 
     def _read(self, file: SourceFile, start: int, end: int, known: Known | None) -> _Span:
         with self._laps.working():
@@ -263,9 +293,11 @@ class Copier:
 
     # ------------------------------------------------------------ in the procedure's thread
 
-    def _tell(self, span: _Span, alive: Callable[[], None]) -> None:
-        self._done_bytes += span.size_bytes
-        self.read_bytes += span.read_bytes
+    def _tell(self, spans: list[_Span | None], alive: Callable[[], None]) -> None:
+        for span in spans:
+            if span is not None:
+                self._done_bytes += span.size_bytes
+                self.read_bytes += span.read_bytes
         self._watch.advance(self._done_bytes, self._writer.new_bytes)
         self._listen(alive)
 
@@ -293,6 +325,20 @@ class _Adopted:
         cuts = np.flatnonzero(np.diff(self.found)) + 1
         starts = [0, *cuts.tolist(), len(self.found)]
         return ((bool(self.found[first]), behind - first) for first, behind in itertools.pairwise(starts))
+
+
+def _groups(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:
+    """Small files that follow each other together, a larger one alone."""
+    group: list[SourceFile] = []
+    group_bytes = 0
+    for file in files:
+        if group and (group_bytes + file.meta.size_bytes > GROUP_BYTES or len(group) >= GROUP_FILES):
+            yield group
+            group, group_bytes = [], 0
+        group.append(file)
+        group_bytes += file.meta.size_bytes
+    if group:
+        yield group
 
 
 def _stored(file: SourceFile, blocks: bytes, size_bytes: int) -> StoredFile:

@@ -51,20 +51,14 @@ class SourceFile(Protocol):
 
 @runtime_checkable
 class ClonableFile(SourceFile, Protocol):
-    """A file of this host that may be cloned during the session and read later, also after it."""
+    """A file of this host that may be cloned during the session and read later, also after it (``cloned``)."""
 
     @property
     def path(self) -> Path: ...
 
-    def at(self, clone: Path) -> SourceFile: ...
-
 
 class BackupSession(Protocol):
     ordered: bool  # a stream: files must be read wholly, one after the other, in the order given
-
-    def neighbours(self) -> tuple[Path, ...]:
-        """Directories on the cluster's own file systems, outside of its data, where clones may lie."""
-        return ()
 
     def files(self) -> Iterator[SourceFile]: ...
     def closing_files(self) -> Iterator[SourceFile]: ...
@@ -83,6 +77,21 @@ class BackupSession(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the backup on the server whatever happened; drops slots and scratch files."""
+
+
+@runtime_checkable
+class ClonableSession(BackupSession, Protocol):
+    """Of a server on this host. A million files need not be held for the time between listing and reading them: what
+    ``files`` saw of each is enough to have it again."""
+
+    def neighbours(self) -> tuple[Path, ...]:
+        """Directories on the cluster's own file systems, outside of its data, where clones may lie."""
+
+    def file(self, meta: FileMeta) -> SourceFile:
+        """One of ``files`` again."""
+
+    def cloned(self, meta: FileMeta, clone: Path) -> SourceFile:
+        """One of ``files``, to be read from a clone, also after the session."""
 
 
 @dataclass(frozen=True)

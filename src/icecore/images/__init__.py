@@ -8,7 +8,7 @@ block gives the writer a new one. Two uses follow:
 
 An image is a faster way in, never the only copy: it is kept only for a backup whose manifest is in the repository, and
 may be dropped at any moment. ``.icecore-images/<cluster>/<backup>`` lies beside the data directory and each tablespace,
-one on each file system; ``<backup>.seal`` beside it says what its files were when it was finished.
+one on each file system; ``<backup>.seal`` beside it says what its larger files were when they were cloned (``seals``).
 
 The directory beside the data may belong to the servers' user, who could plant links there. So each level is opened
 without following links, must belong to us and be closed to others, and everything below is reached through the open
@@ -18,7 +18,6 @@ descriptor.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import stat
@@ -31,8 +30,9 @@ import numpy as np
 import numpy.typing as npt
 
 from icecore.errors import StorageFull
-from icecore.images.clones import CannotClone, clone_file, share, sync_file_system
+from icecore.images.clones import CannotClone, clone_open, share, sync_file_system
 from icecore.images.extents import NoMap, Seal, own_bytes, unchanged_blocks
+from icecore.images.seals import NewSeals, Seals
 
 PLACE = ".icecore-images"
 PARTIAL, SEAL = ".partial", ".seal"
@@ -114,11 +114,12 @@ class Images:
         """Of the fullest file system that holds images; 1.0 where there are none."""
         return min((root.free_share() for root in self._roots), default=1.0)
 
-    def begin(self, backup_id: str) -> NewImage | None:
-        """A new image; None where no file system has room for one. What a killed run left half-made goes first."""
+    def begin(self, backup_id: str, sealed_above_bytes: int) -> NewImage | None:
+        """A new image; None where no file system has room for one. What a killed run left half-made goes first.
+        ``sealed_above_bytes``: files up to this size are read each time, and need no seal."""
         self.drop_unfinished()
         roots = [root for root in self._roots if root.free_share() >= FREE_AT_LEAST]
-        return NewImage(roots, backup_id) if roots else None
+        return NewImage(roots, backup_id, sealed_above_bytes) if roots else None
 
     def drop_unfinished(self) -> bool:
         """Whether there was anything."""
@@ -141,7 +142,7 @@ class Images:
     def distrust(self, reason: str) -> None:
         """From now on nothing is concluded from maps here, and no image is kept, until a person removes the mark."""
         for root in self._roots:
-            _write_durably(root, DISTRUSTED, reason.encode())
+            _write_durably(root, DISTRUSTED, [reason.encode()])
         self.keep_only("")
 
     def distrusted(self) -> bool:
@@ -180,34 +181,44 @@ def _remove(path: Path) -> None:
 class NewImage:
     """An image that is being made. ``take`` may be called by several threads."""
 
-    def __init__(self, roots: Sequence[Root], backup_id: str) -> None:
+    def __init__(self, roots: Sequence[Root], backup_id: str, sealed_above_bytes: int) -> None:
         self.backup_id = backup_id
+        self._sealed_above_bytes = sealed_above_bytes
         self._roots = {root.device: root for root in roots}
-        self._made: set[Path] = set()
+        self._places = {root.device: self._directory(root) for root in roots}
+        self._made: set[tuple[int, str]] = set()  # directories
         self._barren: set[int] = set()  # devices whose file system shares no blocks: asked once
         self._lock = threading.Lock()
-        self._taken: dict[int, list[str]] = {}  # device -> paths
+        self._taken: dict[int, NewSeals] = {}
 
     def take(self, path: str, source: Path) -> Path | None:
-        """A clone of ``source``, to be read instead of it; None where its file system cannot share blocks.
+        """Make a clone of ``source``, to be read instead of it: ``path`` below the directory given back. None where its
+        file system cannot share blocks.
 
         ``path``: its name in the backup. Errors: FileNotFoundError (dropped meanwhile), EngineFailed, StorageFull.
         """
-        device = source.stat().st_dev
-        root = self._roots.get(device)
-        if root is None or device in self._barren:
+        if len(self._barren) == len(self._roots):
             return None
-        target = self._directory(root) / path
+        reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._make(target.parent)
-            clone_file(source, target)
+            device = os.fstat(reading).st_dev
+            root = self._roots.get(device)
+            if root is None or device in self._barren:
+                return None
+            self._make(device, path.rpartition("/")[0])
+            made = clone_open(reading, f"{self.backup_id}{PARTIAL}/{path}", below=root.descriptor)
         except CannotClone as refusal:
             if refusal.never:
                 self._barren.add(device)
             return None
+        finally:
+            os.close(reading)
         with self._lock:
-            self._taken.setdefault(device, []).append(path)
-        return target
+            seals = self._taken.setdefault(device, NewSeals())
+            if made.st_size > self._sealed_above_bytes:
+                # as it is now: what happens to it from here on breaks the seal
+                seals.add(path, Seal.of_status(made))
+        return self._places[device]
 
     def sync(self) -> None:
         """Durable, and room left for the living."""
@@ -221,26 +232,15 @@ class NewImage:
             if root.free_share() < FREE_AT_LEAST / 2:
                 raise StorageFull(doing="keep an image on", name=root.named, reason="the file system fills up")
 
-    def seal(self, at_least_bytes: int, job_uuid: str) -> bool:
-        """Keep it: whose it is and what its larger files are now is written down, then it gets its name. Whether
-        anything is kept."""
-        kept = False
-        for device, paths in self._taken.items():
-            root, seals = self._roots[device], {}
-            for path in paths:
-                descriptor = os.open(self._directory(root) / path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    seal = Seal.of(descriptor)
-                finally:
-                    os.close(descriptor)
-                if seal.size_bytes > at_least_bytes:
-                    seals[path] = [seal.inode, seal.changed_ns, seal.size_bytes]
-            written = {"job": job_uuid, "device": root.device, "files": seals}
-            _write_durably(root, f"{self.backup_id}{SEAL}", json.dumps(written).encode())
+    def seal(self, job_uuid: str) -> bool:
+        """Keep it: whose it is and what its larger files were when they were cloned is written down, then it gets its
+        name. Whether anything is kept."""
+        for device, seals in self._taken.items():
+            root = self._roots[device]
+            _write_durably(root, f"{self.backup_id}{SEAL}", seals.encoded(device, job_uuid))
             self._directory(root).rename(root.path / self.backup_id)
             os.fsync(root.descriptor)
-            kept = True
-        return kept
+        return bool(self._taken)
 
     def drop(self) -> None:
         for root in self._roots.values():
@@ -249,11 +249,11 @@ class NewImage:
     def _directory(self, root: Root) -> Path:
         return root.path / f"{self.backup_id}{PARTIAL}"
 
-    def _make(self, directory: Path) -> None:
-        if directory not in self._made:
+    def _make(self, device: int, directory: str) -> None:
+        if (device, directory) not in self._made:
             with self._lock:
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._made.add(directory)
+                (self._places[device] / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._made.add((device, directory))
 
 
 class KeptImage:
@@ -261,30 +261,29 @@ class KeptImage:
 
     def __init__(self, roots: Sequence[Root], backup_id: str, job_uuid: str | None) -> None:
         self.backup_id = backup_id
-        self._seals: dict[str, tuple[Path, Seal]] = {}
+        self._parts: list[tuple[Root, Seals]] = []
         for root in roots:
-            try:
-                written = json.loads((root.path / f"{backup_id}{SEAL}").read_bytes())
-                if job_uuid is not None and written["job"] != job_uuid:
-                    continue
-                for path, (inode, changed_ns, size_bytes) in written["files"].items():
-                    # with another device number, after another mount, no file equals its seal
-                    seal = Seal(int(written["device"]), int(inode), int(changed_ns), int(size_bytes))
-                    self._seals[path] = (root.path / backup_id / path, seal)
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # a seal that cannot be read vouches for nothing
+            # a seal that cannot be read vouches for nothing
+            with contextlib.suppress(OSError, ValueError):
+                seals = Seals((root.path / f"{backup_id}{SEAL}").read_bytes())
+                if job_uuid is None or seals.job_uuid == job_uuid:
+                    self._parts.append((root, seals))
 
     def __contains__(self, path: str) -> bool:
-        return path in self._seals
+        return self._find(path) is not None
+
+    def __len__(self) -> int:
+        return sum(len(seals) for _, seals in self._parts)
 
     def lay(self, path: str, onto: int, size_bytes: int) -> bool:
         """Make the open, empty file ``onto`` share the first ``size_bytes`` of the image's ``path``. False if not:
         another file system, not in the image, or not what was sealed."""
-        if path not in self._seals:
+        found = self._find(path)
+        if found is None:
             return False
-        clone, seal = self._seals[path]
+        root, seal = found
         try:
-            with _opened(clone) as descriptor:
+            with self._opened(root, path) as descriptor:
                 if Seal.of(descriptor) != seal or seal.size_bytes < size_bytes:
                     return False
                 share(descriptor, onto)
@@ -296,35 +295,58 @@ class KeptImage:
     def pinned_bytes(self) -> int:
         """What would be free if this image were gone: the extents that nothing else shares."""
         total = 0
-        for clone, seal in self._seals.values():
-            with contextlib.suppress(NoMap, OSError), _opened(clone) as descriptor:
-                total += own_bytes(descriptor) if Seal.of(descriptor) == seal else 0
+        for root, seals in self._parts:
+            for path in _files(root, self.backup_id):
+                seal = seals.find(path)
+                if seal is not None:
+                    with contextlib.suppress(NoMap, OSError), self._opened(root, path) as descriptor:
+                        total += own_bytes(descriptor) if Seal.of(descriptor) == seal else 0
         return total
 
     def unchanged(self, path: str, newer: Path, block_bytes: int) -> npt.NDArray[np.bool_] | None:
         """For each block of the clone ``newer`` whether this image surely has the same bytes; None: nothing known."""
-        clone, seal = self._seals[path]
+        found = self._find(path)
+        if found is None:
+            return None
+        root, seal = found
         try:
-            with _opened(clone) as old, _opened(newer) as new:
+            with self._opened(root, path) as old, _opened(newer) as new:
                 return unchanged_blocks(old, new, seal, block_bytes)
         except (NoMap, OSError):
             return None
 
+    def _find(self, path: str) -> tuple[Root, Seal] | None:
+        for root, seals in self._parts:
+            seal = seals.find(path)
+            if seal is not None:
+                return root, seal
+        return None
+
+    def _opened(self, root: Root, path: str) -> contextlib.AbstractContextManager[int]:
+        return _opened(f"{self.backup_id}/{path}", below=root.descriptor)
+
+
+def _files(root: Root, name: str) -> Iterator[str]:
+    """Paths of the files below the directory ``name``, without it; no link is followed."""
+    for directory, _, files, _ in os.fwalk(name, dir_fd=root.descriptor):
+        for file in files:
+            yield f"{directory}/{file}"[len(name) + 1 :]
+
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _opened(path: Path | str, *, below: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=below)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _write_durably(root: Root, name: str, content: bytes) -> None:
+def _write_durably(root: Root, name: str, parts: Sequence[bytes]) -> None:
     temporary = f"{name}{PARTIAL}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=root.descriptor)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+        file.writelines(parts)
         file.flush()
         os.fsync(descriptor)
     os.rename(temporary, name, src_dir_fd=root.descriptor, dst_dir_fd=root.descriptor)

@@ -28,24 +28,31 @@ class CannotClone(Exception):
 
 
 def clone_file(source: Path, target: Path) -> int:
-    """Make ``target`` share all blocks of ``source``; its size. One moment of the file: a write is in it or not.
-
-    ``target`` must not exist; it is removed again when anything goes wrong. Errors: ``CannotClone``, ``StorageFull``,
-    ``FileNotFoundError`` for a source that was dropped, ``EngineFailed``.
-    """
+    """Make ``target`` share all blocks of ``source``; its size. Errors: those of ``clone_open``, and
+    ``FileNotFoundError`` for a source that was dropped."""
     reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR)
-        try:
-            share(reading, writing)
-            return os.fstat(writing).st_size
-        except BaseException:
-            target.unlink()
-            raise
-        finally:
-            os.close(writing)
+        return clone_open(reading, str(target)).st_size
     finally:
         os.close(reading)
+
+
+def clone_open(reading: int, target: str, *, below: int | None = None) -> os.stat_result:
+    """Make ``target``, below the open directory, share all blocks of the open file; what it is from now on. One moment
+    of the file: a write is in it or not.
+
+    ``target`` must not exist; it is removed again when anything goes wrong. Errors: ``CannotClone``, ``StorageFull``,
+    ``EngineFailed``.
+    """
+    writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR, dir_fd=below)
+    try:
+        share(reading, writing)
+        return os.fstat(writing)
+    except BaseException:
+        os.unlink(target, dir_fd=below)
+        raise
+    finally:
+        os.close(writing)
 
 
 def share(reading: int, writing: int) -> None:

@@ -57,7 +57,10 @@ class Seal:
 
     @classmethod
     def of(cls, descriptor: int) -> Seal:
-        status = os.fstat(descriptor)
+        return cls.of_status(os.fstat(descriptor))
+
+    @classmethod
+    def of_status(cls, status: os.stat_result) -> Seal:
         return cls(status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size)
 
 

@@ -29,6 +29,7 @@ from icecore.repository import proofs
 from icecore.repository.blocks import DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, BlockCodec
 from icecore.repository.checking import Checked, check
 from icecore.repository.collection import Collected, collect
+from icecore.repository.filelist import FileList
 from icecore.repository.index import BlockTable
 from icecore.repository.layout import CLUSTERS, KEY, REPOSITORY, ClusterLayout, below
 from icecore.repository.log import STRIDE_BYTES, Log, LogWriter
@@ -54,6 +55,7 @@ __all__ = [
     "STRIDE_BYTES",
     "Checked",
     "Collected",
+    "FileList",
     "KeyFile",
     "Log",
     "LogWriter",
@@ -198,10 +200,11 @@ class Repository:
         except ObjectMissing:
             return None
 
-    def reader(self, cluster_id: str, backup_id: str) -> Reader:
+    def reader(self, cluster_id: str, backup_id: str, *, beside: Writer | None = None) -> Reader:
+        """``beside``: the cluster's writer, whose table of blocks it may use."""
         layout = ClusterLayout(cluster_id)
         try:
-            return self._reader(layout, backup_id)
+            return self._reader(layout, backup_id, beside.known if beside else None)
         except ObjectMissing as error:
             raise BackupNotFound from error
 

@@ -76,6 +76,11 @@ class Writer:
         self._adopted_total = 0
         self._chance = np.random.default_rng()
 
+    @property
+    def known(self) -> BlockTable:
+        """The blocks of earlier sessions that are there in full."""
+        return self._known
+
     # ------------------------------------------------------------ blocks
 
     def add_block(self, data: Buffer) -> bytes:

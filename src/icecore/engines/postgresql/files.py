@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -69,11 +68,12 @@ class PageCheck:
 class LocalFile:
     """A file below the data directory or one of its tablespaces."""
 
-    def __init__(self, found: Found, check: PageCheck | None) -> None:
+    def __init__(self, found: Found, check: PageCheck | None, *, may_vanish: bool = True) -> None:
+        """``may_vanish``: a file of a living database. A clone that is gone is no dropped table: leaving it out would
+        lose one. A page that does not match in a clone is read again there: the live one may be newer than the
+        backup's end."""
         self.meta: FileMeta = found.meta
-        self._found, self._all_checks = found, check
-        self._may_vanish = True
-        self._source = found.source
+        self._source, self._may_vanish = found.source, may_vanish
         self._check = check if found.relation is not None else None
         self._first_block = 0
         if found.relation is not None and check is not None:
@@ -82,13 +82,6 @@ class LocalFile:
     @property
     def path(self) -> Path:
         return self._source
-
-    def at(self, clone: Path) -> LocalFile:
-        """A page that does not match there is read again there: the live one may be newer than the backup's end. A
-        clone that is gone is no dropped table: leaving it out would lose one."""
-        file = LocalFile(replace(self._found, source=clone), self._all_checks)
-        file._may_vanish = False
-        return file
 
     def open(self) -> LocalReader:
         try:

@@ -58,9 +58,6 @@ class Guard:
 
     # ------------------------------------------------------------ contract
 
-    def neighbours(self) -> tuple[Path, ...]:
-        return ()
-
     def alive(self) -> None:
         """Raise ``EngineFailed`` when the session is lost, the server was promoted, or it keeps too much log for us."""
         if self._boundary is not None:

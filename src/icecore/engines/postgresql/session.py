@@ -19,9 +19,9 @@ from icecore.engines.postgresql.files import LocalFile, PageCheck, PageFaults
 from icecore.engines.postgresql.guard import LOG_TIMEOUT_S, Guard
 from icecore.engines.postgresql.memory import MemoryFile, NoContent
 from icecore.engines.postgresql.source import require
-from icecore.engines.postgresql.walk import Walk
+from icecore.engines.postgresql.walk import Walk, found_again
 from icecore.errors import Damaged, EngineFailed
-from icecore.model import Boundary, FileKind
+from icecore.model import Boundary, FileKind, FileMeta
 
 if TYPE_CHECKING:
     pass
@@ -44,6 +44,7 @@ class LocalSession(Guard):
     def __init__(self, dsn: str, password: str | None, label: str, scratch: Path, *, retained_limit_bytes: int) -> None:
         super().__init__(dsn, password, label, scratch, retained_limit_bytes, local=True)
         self._faults = PageFaults()
+        self._checks: PageCheck | None = None  # where the server has page checksums
         self._walk: Walk | None = None
         self._omitted: frozenset[str] = frozenset()
         self._control: bytes = b""
@@ -79,6 +80,12 @@ class LocalSession(Guard):
             "starting the backup",
             f"the control file in {source.data_directory} is older than the backup's start: another directory?",
         )
+        if source.checksums:
+            self._checks = PageCheck(
+                self._faults,
+                page_bytes=source.page_bytes,
+                pages_per_segment=int(source.settings["segment_size"]),
+            )
         # 5. Time stamps of files have a second's grain: no file listed below was changed in the start's own second.
         time.sleep(1.0 - time.time() % 1.0)
         self._walk = Walk(
@@ -98,18 +105,19 @@ class LocalSession(Guard):
 
     def files(self) -> Iterator[SourceFile]:
         """Directories before their contents. May be run once."""
-        check = None
-        if self.source.checksums:
-            check = PageCheck(
-                self._faults,
-                page_bytes=self.source.page_bytes,
-                pages_per_segment=int(self.source.settings["segment_size"]),
-            )
         for found in self.walk.entries():
             if found.meta.kind is FileKind.FILE:
-                yield LocalFile(found, check)
+                yield LocalFile(found, self._checks)
             else:
                 yield NoContent(found.meta)
+
+    def file(self, meta: FileMeta) -> SourceFile:
+        if meta.kind is not FileKind.FILE:
+            return NoContent(meta)
+        return LocalFile(found_again(meta, Path(self.source.data_directory) / meta.path), self._checks)
+
+    def cloned(self, meta: FileMeta, clone: Path) -> SourceFile:
+        return LocalFile(found_again(meta, clone), self._checks, may_vanish=False)
 
     def closing_files(self) -> Iterator[SourceFile]:
         # Last of all: on a standby its minimum recovery point marks where the copied files become consistent.

@@ -75,6 +75,12 @@ def relation_of(name: str) -> Relation | None:
     )
 
 
+def found_again(meta: FileMeta, source: Path) -> Found:
+    """What a walk found under this path, with its bytes elsewhere."""
+    directory, _, name = meta.path.rpartition("/")
+    return Found(meta, source, relation_of(name) if holds_relations(directory) else None)
+
+
 def holds_relations(directory: str) -> bool:
     """Whether relation files can lie directly in this directory (relative to the data directory)."""
     return directory == "global" or _DATABASE_DIRECTORY.match(directory) is not None
