@@ -16,7 +16,7 @@ from icecore.repository import FileList, StoredFile
 from icecore.repository.filelist import READ_AT_ONCE
 
 # surrogates stand for bytes that are not UTF-8
-TEXT = st.text(st.characters(), max_size=30)
+TEXT = st.text(st.characters() | st.characters(categories=["Cs"]), max_size=30)
 FILES = st.builds(
     StoredFile,
     st.builds(
