@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 import world
 
-MAKE = {
-    "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
-    "btrfs": ["mkfs.btrfs", "-q"],
-    "ext4": ["mkfs.ext4", "-q", "-F"],
-}
-SHARING = ("xfs", "btrfs")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+import places
+from places import SHARING, mount, unmount
+
+__all__ = ["SHARING", "mount", "mounted", "unmount"]
 
 
 @contextmanager
 def mounted(kind: str, size_bytes: int = 2 << 30) -> Iterator[Path]:
     """An empty file system; servers left on it are ended before it goes. Skips where mounting is not allowed."""
-    if os.geteuid() != 0 or not shutil.which(MAKE[kind][0]):
-        pytest.skip(f"needs root and {MAKE[kind][0]}")
-    place = world.new_place()
-    image, point = place / "image", place / "mounted"
-    point.mkdir()
-    with image.open("wb") as file:
-        file.truncate(size_bytes)
-    subprocess.run([*MAKE[kind], str(image)], check=True, capture_output=True)
-    try:
-        mount(image, point)
-    except subprocess.CalledProcessError as error:
-        shutil.rmtree(place)
-        pytest.skip(f"cannot mount: {error.stderr.decode()}")
-    point.chmod(0o755)
-    try:
+    with ExitStack() as stack:
+        try:
+            point = stack.enter_context(places.new_place(kind, size_bytes, world.end_servers_below))
+        except places.CannotMount as error:
+            pytest.skip(str(error))
         yield point
-    finally:
-        world.end_servers_below(point)
-        unmount(point)
-        shutil.rmtree(place)
-
-
-def mount(image: Path, point: Path) -> None:
-    subprocess.run(["mount", "-o", "loop", str(image), str(point)], check=True, capture_output=True)
-
-
-def unmount(point: Path) -> None:
-    subprocess.run(["umount", str(point)], check=True, capture_output=True)
