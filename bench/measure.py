@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -20,6 +21,11 @@ class Measured:
     wall_s: float
     cpu_s: float  # of the command and its children; not of the database server
     peak_bytes: int  # sum of resident sets; pages that processes share count for each
+    output: str = ""
+
+
+class ToolFailed(Exception):
+    """The command and what it printed."""
 
 
 def run(
@@ -50,10 +56,10 @@ def run(
         watcher.ended.set()
         watcher.join()
     if process.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{output}")
+        raise ToolFailed(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{output}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = _cpu_s(resident) - resident_before_s + after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Measured(wall_s, cpu_s, watcher.peak_bytes)
+    return Measured(wall_s, cpu_s, watcher.peak_bytes, output)
 
 
 class _Watcher(threading.Thread):
@@ -75,11 +81,10 @@ def descendants(root: int) -> list[int]:
     while waiting:
         pid = waiting.pop()
         found.append(pid)
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            try:
-                waiting += [int(word) for word in children.read_text().split()]
-            except OSError:
-                continue  # ended meanwhile
+        with contextlib.suppress(OSError):  # ended meanwhile
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    waiting += [int(word) for word in (task / "children").read_text().split()]
     return found
 
 
@@ -99,4 +104,10 @@ def _cpu_s(pid: int) -> float:
 
 
 def tree_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    """Sizes of all files below; what goes meanwhile does not count."""
+    total = 0
+    for above, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(f"{above}/{name}").st_size
+    return total

@@ -96,13 +96,22 @@ class SourceServer:
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = {value}\n" for name, value in (lines | settings).items())
 
-    def start(self) -> None:
+    def start(self, *settings: str) -> None:
+        """``settings``: such as ``fsync=off``, for this run only."""
         # Its output must not be our pipe: the server would keep it open for ever. What went wrong is in the log.
-        command = [self.bin / "pg_ctl", "-D", self.data, "-l", self.place / "server.log", "-w", "-s", "start"]
+        log = self.place / "server.log"
+        command: list[str | Path] = [self.bin / "pg_ctl", "-D", self.data, "-l", log, "-w", "-s", "-t", "600"]
+        if settings:
+            command += ["-o", " ".join(f"-c {each}" for each in settings)]
+        command.append("start")
         as_server_user(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def stop(self) -> None:
         stop_server(self.bin, self.data)
+
+    def shut_down(self) -> None:
+        """With a checkpoint: what was loaded without fsync is whole afterwards."""
+        as_server_user([self.bin / "pg_ctl", "-D", self.data, "-m", "fast", "-w", "-s", "-t", "600", "stop"])
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.dsn, autocommit=True) as connection:

@@ -176,7 +176,7 @@ class Worker:
         with contextlib.suppress(errors.WorldError):
             watch.tell()
         _insist(finish)
-        log.info("job done", job=held.job_id, kind=held.kind)
+        log.info("job done", job=held.job_id, kind=held.kind, took_s=round(time.monotonic() - began, 3))
         task.tidy()
         return None
 

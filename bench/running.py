@@ -1,0 +1,206 @@
+"""What every run has: its options, a place, a source, the tools that are here, and a file for the results."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from contenders import (
+    ICECORE,
+    NO_ARCHIVE,
+    Contender,
+    Icecore,
+    PgBackRest,
+    PgBaseBackup,
+    Round,
+    last_word,
+    machine,
+    pgbackrest,
+)
+from dataset import Dataset, Differs, Told
+from filewise import Borg, Restic, version_of
+from measure import Measured, ToolFailed
+from page import page, write_page
+from places import HERE, SHARING, CannotMount, new_place, own
+from results import KEPT, ROOT, Record, Section
+from source_server import SourceServer, stop_server
+
+TOOLS = ("icecore", "pg_basebackup", "pgBackRest", "restic", "borg")
+
+
+# ---------------------------------------------------------------- options
+
+Raw = argparse.RawDescriptionHelpFormatter
+
+
+def options_of_all(options: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    options.add_argument("--name", default="9-other", help="of the file in bench/results")
+    options.add_argument("--title", default="", help="of the page's part")
+    options.add_argument("--tools", type=words(TOOLS), default=list(TOOLS), help=",".join(TOOLS))
+    options.add_argument(
+        "--file-system",
+        choices=(HERE, *SHARING),
+        default=HERE,
+        help="made and mounted for the run, as root; here: /tmp's",
+    )
+    options.add_argument("--no-page", action="store_true", help="print only; results go to build/bench")
+    return options
+
+
+def size(text: str) -> int:
+    number, unit = text.rstrip("MG"), text[-1]
+    return int(float(number) * {"M": 1e6, "G": 1e9}[unit])
+
+
+def words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        chosen = text.split(",")
+        if not set(chosen) <= set(known):
+            raise argparse.ArgumentTypeError(f"known are {','.join(known)}")
+        return [each for each in known if each in chosen]
+
+    return parse
+
+
+# ---------------------------------------------------------------- a run
+
+
+@dataclass
+class Bench:
+    """A place, a source, the tools that are here, and where results go."""
+
+    place: Path
+    source: SourceServer
+    data: Dataset
+    tools: list[Contender]
+    section: Section
+
+    def say_data(self) -> None:
+        self.section.data = self.data.words
+        self.section.save()
+
+    def guarded(self, tool: Contender, number: int, work: Turn) -> None:
+        """A tool's go in a place of its own. One that fails is named and the run goes on."""
+        go = Round(self.place / f"{number}-{tool.name}", self.source)
+        go.place.mkdir(mode=0o755)
+        own(go.place)
+        self.section.load = max(self.section.load, os.getloadavg()[0])
+        try:
+            self.data.settle()
+            tool.prepare(go)
+            self.data.archive(tool.archive_command(go))  # its own turns only: nobody else pays for it
+            self.data.settle()
+            work(self, tool, go, number)
+        except (ToolFailed, Differs) as error:
+            print(error, file=sys.stderr)
+            self.section.failed(f"{tool.name}, round {number + 1}: {str(error).strip().splitlines()[0]}")
+        finally:
+            self.data.archive(NO_ARCHIVE)
+            tool.end(go)
+        shutil.rmtree(go.place)
+
+    def backup(
+        self, case: str, tool: Contender, go: Round, number: int, take: Callable[[Round], Measured], label: str = ""
+    ) -> Record:
+        record = self.taken(case, tool, go, number, take, label)
+        self.add(record)
+        return record
+
+    def taken(
+        self, case: str, tool: Contender, go: Round, number: int, take: Callable[[Round], Measured], label: str = ""
+    ) -> Record:
+        os.sync()
+        before_bytes, told = tool.stored_bytes(go), Told(self.source)
+        taken = take(go)
+        return Record.of(
+            case,
+            tool.name,
+            number,
+            taken,
+            stored_bytes=tool.stored_bytes(go) - before_bytes,
+            label=label,
+            **told.times(),
+            **tool.told(go),
+        )
+
+    def add(self, record: Record) -> None:
+        self.section.add(record)
+        more = "  ".join(f"{name} {value:.4g}" for name, value in record.more.items())
+        what = f"{record.case} {record.label}".strip()
+        print(f"round {record.round + 1} {record.tool:<14}{what:<16}{record.wall_s:8.2f} s  {more}", file=sys.stderr)
+
+
+class Wanted(Protocol):
+    """What every run is told."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def tools(self) -> list[str]: ...
+    @property
+    def file_system(self) -> str: ...
+    @property
+    def plain(self) -> bool: ...
+    @property
+    def no_page(self) -> bool: ...
+
+
+Turn = Callable[[Bench, Contender, Round, int], None]
+
+
+@contextmanager
+def bench(given: Wanted, rounds: int, size_bytes: int, small_files: int = 0, small_bytes: int = 0) -> Iterator[Bench]:
+    """Everything that a run needs; at its end the page is written, whatever happened."""
+    kept = ROOT / "build" / "bench" if given.no_page else KEPT
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    section = Section(kept / f"{given.name}.json", given.title or given.name, command, rounds, given.plain)
+    try:
+        with new_place(given.file_system, (8 << 30) + 6 * size_bytes) as place:
+            source = SourceServer(place / "source")
+            tools = _present(section, place, given)
+            section.machine = machine(place)
+            section.notes = {tool.name: tool.note for tool in tools}
+            section.versions = _versions(source, [tool.name for tool in tools])
+            try:
+                data = Dataset(source, given.plain, small_files, small_bytes)
+                yield Bench(place, source, data, tools, section)
+            finally:
+                stop_server(source.bin, source.data)
+    except CannotMount as error:
+        raise SystemExit(f"--file-system {given.file_system}: {error}") from error
+    finally:
+        print(page([section]))
+        if not given.no_page:
+            write_page(KEPT, ROOT / "docs")
+    if section.failures:
+        raise SystemExit("\n".join(section.failures))
+
+
+def _present(section: Section, place: Path, given: Wanted) -> list[Contender]:
+    every: list[Contender] = [
+        Icecore(given.plain),
+        PgBaseBackup(given.plain),
+        PgBackRest(given.plain, place / "pgbackrest.conf"),
+        Restic(given.plain),
+        Borg(given.plain),
+    ]
+    wanted = [tool for tool in every if tool.name in given.tools]
+    section.absent = {tool.name: tool.absent() for tool in wanted if tool.absent()}
+    return [tool for tool in wanted if not tool.absent()]
+
+
+def _versions(source: SourceServer, names: list[str]) -> dict[str, str]:
+    versions = {"icecore": last_word(ICECORE, "--version"), "PostgreSQL": source.version}
+    if "pgBackRest" in names:
+        versions["pgBackRest"] = last_word(pgbackrest(), "version")
+    return versions | {name: version_of(name) for name in ("restic", "borg") if name in names}
