@@ -1,6 +1,6 @@
 # make demo    a backup and a restore, seen from an unmodified SDK, in under two minutes
 # make test    the whole suite             make lint    ruff and strict types
-# make bench   against pg_basebackup and pgBackRest      make soak    the suite's random parts, for longer
+# make bench   against pgBackRest, restic, borg, ...      make soak    the suite's random parts, for longer
 # make docs    the API reference into build/reference, docs/openapi.json, and checks that the documents are right
 #
 # Each target sets up what it needs and remembers it in .tools/stamps; a second run is quick.
@@ -35,7 +35,7 @@ lint: system-demo $(STAMPS)/python
 	$(PYTHON) -m mypy
 
 bench: system-bench $(STAMPS)/python
-	$(PYTHON) bench/compare.py $(BENCH)
+	$(PYTHON) bench/$(if $(BENCH),compare.py $(BENCH),plan.py)
 
 # Random moments, random trees, random faults: each round draws anew.
 soak: setup

@@ -59,7 +59,7 @@ def main() -> None:
     with bench(given, given.rounds, size_bytes, given.small_files, given.small_bytes) as running:
         running.data.create(given.size)
         running.say_data()
-        for number in range(given.rounds):
+        for number in range(given.rounds if given.cases != ["loss"] else 0):
             for tool in turned(running.tools, number):
                 running.guarded(tool, number, partial(turn, given.cases))
         for number in range(given.rounds if "loss" in given.cases else 0):

@@ -3,7 +3,7 @@ by size and by number of extents; what a backup of nothing changed takes; from a
 
     make bench                                                                   see bench/plan.py
     .venv/bin/python bench/large.py --sizes 100M,200M --no-page                  small, to try it
-    .venv/bin/python bench/large.py --sizes 1G,4G,16G --name 3-large             as root; some ten minutes, 45 GB
+    .venv/bin/python bench/large.py --sizes 1G,4G,16G --name 4-large             as root; some ten minutes, 45 GB
 
 At each size: a backup of what is new (``grown``), then several while two clients of pgbench write (``hold``). At the
 last size, quietly: ``unchanged``, ``one_percent``, ``one_percent_run``, ``instant``. Then pages at random are changed

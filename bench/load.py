@@ -14,7 +14,7 @@ import psycopg
 from source_server import SourceServer
 
 CLIENTS = 2
-WARM_S, WINDOW_S = 6.0, 10.0
+WARM_S, WINDOW_S = 4.0, 8.0
 SAMPLE_EVERY_S = 0.1
 Given = TypeVar("Given")
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from places import HERE, SHARING, CannotMount, new_place, own
 from results import KEPT, ROOT, Record, Section
 from source_server import SourceServer, stop_server
 
+STARTED = time.monotonic()
 TOOLS = ("icecore", "pg_basebackup", "pgBackRest", "restic", "borg")
 
 
@@ -84,6 +86,7 @@ class Bench:
     section: Section
 
     def say_data(self) -> None:
+        print(f"{since_start_s():5.0f} s  the data is there", file=sys.stderr)
         self.section.data = self.data.words
         self.section.save()
 
@@ -134,8 +137,15 @@ class Bench:
     def add(self, record: Record) -> None:
         self.section.add(record)
         more = "  ".join(f"{name} {value:.4g}" for name, value in record.more.items())
-        what = f"{record.case} {record.label}".strip()
-        print(f"round {record.round + 1} {record.tool:<14}{what:<16}{record.wall_s:8.2f} s  {more}", file=sys.stderr)
+        what = f"{record.tool:<14}{record.case} {record.label}".strip()
+        print(
+            f"{since_start_s():5.0f} s  round {record.round + 1}  {what:<38}{record.wall_s:8.2f} s  {more}",
+            file=sys.stderr,
+        )
+
+
+def since_start_s() -> float:
+    return time.monotonic() - STARTED
 
 
 class Wanted(Protocol):

@@ -43,6 +43,8 @@ case $purpose in
         ;;
     bench)
         need pgbackrest command -v "${ICECORE_BENCH_PGBACKREST:-pgbackrest}"
+        need restic command -v restic
+        need borgbackup command -v borg
         # for --file-system
         need xfsprogs test -x /usr/sbin/mkfs.xfs
         need btrfs-progs test -x /usr/sbin/mkfs.btrfs
