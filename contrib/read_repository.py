@@ -86,7 +86,8 @@ class Repository:
     def backups(self):
         """(cluster, backup id, facts), as the directories list them."""
         for path in sorted(self.root.glob("clusters/*/manifests/*")):
-            yield path.parts[-3], path.name, self.manifest(path.parts[-3], path.name)[0]
+            if path.read_bytes() != b"no backup\n":
+                yield path.parts[-3], path.name, self.manifest(path.parts[-3], path.name)[0]
 
     def manifest(self, cluster, backup):
         """Facts, block ids of the file sections, block ids of the id sections."""
@@ -118,11 +119,12 @@ class Repository:
             block = 0
             for number in range(packs):
                 pack, salt, _, count = struct.unpack_from("<32s32sQI", body, 8 + number * 76)
-                offset = 64
+                offset, there = 64, (self.root / "clusters" / cluster / "packs" / pack.hex()).exists()
                 for position in range(count):
                     block_id = body[ids_at + 32 * block : ids_at + 32 * block + 32]
                     stored, plain = lengths[block], lengths[blocks + block]
-                    found[block_id] = (pack.hex(), salt, position, offset, stored, plain)
+                    if there:
+                        found[block_id] = (pack.hex(), salt, position, offset, stored, plain)
                     offset, block = offset + stored, block + 1
         return found
 
@@ -162,16 +164,14 @@ class Repository:
             must(not {"", ".", ".."} & set(parts), f"path {row['path']!r}")
             path = target.joinpath(*parts)
             path.parent.mkdir(parents=True, exist_ok=True)
-            if row["kind"] == "symlink":
-                path.mkdir(exist_ok=True)  # a tablespace: its files follow as files of this directory
-                print(f"{row['path']} was a link to {row['target']}")
-            elif row["kind"] == "directory":
-                path.mkdir(exist_ok=True)
-            else:
+            if row["kind"] == "file":
                 with path.open("xb") as out:
-                    for data in blocks:
-                        out.write(data)
+                    out.writelines(blocks)
                 os.utime(path, (row["mtime_s"], row["mtime_s"]))
+            else:
+                path.mkdir(exist_ok=True)  # also for a tablespace: its files follow as files of this directory
+            if row["kind"] == "symlink":
+                print(f"{row['path']} was a link to {row['target']}")
             path.chmod(row["mode"] if row["kind"] != "symlink" else 0o700)
 
     # ---- the log

@@ -73,6 +73,7 @@ def run(
 
     # Look at the server and refuse early
     watch.phase(Phase.PREPARING)
+    repository.refuse_spent(order.cluster_id, order.backup_id)
     probe = engine.probe()
     refuse_early(probe)
     watch.step("probed")

@@ -67,3 +67,8 @@ def content(reader: Reader) -> dict[str, bytes]:
 def everything(repo: Repository, cluster_id: str = CLUSTER) -> dict[str, dict[str, bytes]]:
     """All backups of a cluster with their trees."""
     return {facts.backup_id: content(repo.reader(cluster_id, facts.backup_id)) for facts in repo.backups(cluster_id)}
+
+
+def lasting(objects: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Without the marks of who has a cluster, which change each time somebody takes it."""
+    return {name: data for name, data in objects.items() if "/epochs/" not in name}

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from small_repository import BLOCK_BYTES, CLUSTER, KEY, Tree, back_up, content
+from small_repository import BLOCK_BYTES, CLUSTER, KEY, Tree, back_up, content, lasting
 
 from icecore.errors import BackupNotFound, BrokenLaw, Damaged, NotARepository, WrongKey
 from icecore.repository import KeyFile, Repository
@@ -107,7 +107,7 @@ def test_R6_collection_in_a_damaged_repository_removes_nothing_that_is_used(secr
                 repo.collect(CLUSTER)
             except BrokenLaw as error:
                 assert error.fields["name"] == name
-                assert storage.objects.keys() == pristine.keys()
+                assert lasting(storage.objects).keys() == lasting(pristine).keys()
             # The damaged object brought back from a copy, if it is one that was needed: all is well again.
             storage.objects[name] = data
             assert content(Repository.open(storage, secret).reader(CLUSTER, "1")) == TREES["1"]

@@ -29,9 +29,10 @@ from icecore.repository import proofs
 from icecore.repository.blocks import DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, BlockCodec
 from icecore.repository.checking import Checked, check
 from icecore.repository.collection import Collected, collect
+from icecore.repository.fencing import TOMBSTONE, absent, bury, manifests, take
 from icecore.repository.filelist import FileList
 from icecore.repository.index import BlockTable
-from icecore.repository.layout import CLUSTERS, KEY, REPOSITORY, ClusterLayout, below
+from icecore.repository.layout import CLUSTERS, KEY, REPOSITORY, ClusterLayout
 from icecore.repository.log import STRIDE_BYTES, Log, LogWriter
 from icecore.repository.manifest import MAX_MANIFEST_BYTES, Root, StoredFile, decode_manifest
 from icecore.repository.reader import Reader, get_whole
@@ -164,7 +165,7 @@ class Repository:
         found: list[BackupFacts] = []
         for cluster in [cluster_id] if cluster_id is not None else self.clusters():
             layout = ClusterLayout(cluster)
-            for last, _ in below(self.storage, layout.manifests):
+            for last, _ in manifests(self.storage, layout):
                 try:
                     found.append(self._manifest(layout, last)[0])
                 except ObjectMissing:
@@ -181,7 +182,7 @@ class Repository:
         matches: list[tuple[str, ClusterLayout]] = []
         for cluster in self.clusters():
             layout = ClusterLayout(cluster)
-            for last, _ in below(self.storage, layout.manifests):
+            for last, _ in manifests(self.storage, layout):
                 if last == backup_id:
                     return self._manifest(layout, last)[0]
                 if backup_id and last.startswith(backup_id):
@@ -211,7 +212,7 @@ class Repository:
     def writer(self, cluster_id: str) -> Writer:
         """The cluster's only writer while it is open; ``LeaseHeld`` if there is one."""
         layout = ClusterLayout(cluster_id)
-        lease = self.storage.lease(layout.lease)
+        lease = take(self.storage, layout)
         try:
             put_once(self.storage, layout.began)
             return Writer(self.storage, self._keyring, self._codec, layout, lease, self.block_bytes)
@@ -238,19 +239,27 @@ class Repository:
                 lease.confirm()
                 self.storage.delete(found.name)
 
-    def delete_backup(self, cluster_id: str, backup_id: str) -> None:
-        """Remove the manifest, then its evidence; the space comes back with ``collect``. What is absent is no error."""
+    def refuse_spent(self, cluster_id: str, backup_id: str) -> None:
+        """Raise ``Refused`` if no backup can have this id any more."""
         layout = ClusterLayout(cluster_id)
-        name = layout.manifest(backup_id)
-        with self.storage.lease(layout.lease) as lease:
-            if exists(self.storage, name):
-                # On a full storage the mark gives way to what makes room; collection can do without it.
-                with suppress(StorageFull):
-                    put_once(self.storage, layout.gone(backup_id))
-                lease.confirm()
-                self.storage.delete(name)  # R6: manifest first
-            lease.confirm()
-            proofs.remove(self.storage, layout, backup_id)
+        if exists(self.storage, layout.manifest(backup_id)) or exists(self.storage, layout.gone(backup_id)):
+            raise Refused(
+                f"number {backup_id} was given up: its backup was deleted, or cut off at its last step and collected",
+                hint="Back up again; that takes a new number.",
+            )
+
+    def delete_backup(self, cluster_id: str, backup_id: str) -> None:
+        """From now on there is no such backup, nor can one be made; the space comes back with ``collect``. Needs no
+        lease: it may happen beside a backup, which counts on blocks, never on another backup's manifest."""
+        layout = ClusterLayout(cluster_id)
+        # 1 on a full storage the marks give way to what makes room; collection can do without them
+        with suppress(StorageFull):
+            put_once(self.storage, layout.gone(backup_id))
+        # 2 the manifest, until its name is given up: a writer that lost its lease may be about to create it
+        while not bury(self.storage, layout, backup_id):
+            self.storage.delete(layout.manifest(backup_id))  # R6: manifest first
+        # 3 what was found out about it
+        proofs.remove(self.storage, layout, backup_id)
 
     # ------------------------------------------------------------ evidence
 
@@ -270,16 +279,17 @@ class Repository:
     def collect(self, cluster_id: str, *, dry_run: bool = False) -> Collected:
         """Remove what no backup of the cluster uses. See ``collection``."""
         layout = ClusterLayout(cluster_id)
-        with self.storage.lease(layout.lease) as lease:
 
-            def open_reader(backup_id: str, table: BlockTable) -> Reader:
-                return self._reader(layout, backup_id, table)
+        def open_reader(backup_id: str, table: BlockTable) -> Reader:
+            return self._reader(layout, backup_id, table)
 
-            collected = collect(self.storage, self._keyring, layout, lease, open_reader, dry_run=dry_run)
+        lease = self.storage.lease(layout.lease) if dry_run else take(self.storage, layout, also_when_full=True)
+        with lease:
+            done = collect(self.storage, self._keyring, self._codec, layout, lease, open_reader, dry_run=dry_run)
             if not dry_run:
                 lease.confirm()
                 proofs.remove_orphans(self.storage, layout)
-            return collected
+            return done
 
     def check(
         self,
@@ -313,6 +323,8 @@ class Repository:
     def _manifest(self, layout: ClusterLayout, backup_id: str) -> tuple[BackupFacts, Root]:
         name = layout.manifest(backup_id)
         size_bytes = self.storage.size_bytes(name)
+        if size_bytes == len(TOMBSTONE) and absent(self.storage, name):
+            raise ObjectMissing(name=name)
         return decode_manifest(
             get_whole(self.storage, name, size_bytes, MAX_MANIFEST_BYTES), self._keyring, layout.cluster_id, name
         )

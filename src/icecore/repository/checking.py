@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from icecore.errors import Damaged, ObjectMissing
 from icecore.repository.blocks import BlockCodec
+from icecore.repository.fencing import manifests
 from icecore.repository.index import BlockTable
 from icecore.repository.layout import ClusterLayout, below
 from icecore.repository.pack import MAX_PACK_BYTES, check_pack
@@ -63,18 +64,19 @@ def check(
 ) -> Checked:
     """One cluster, or of it the backup ``only`` with the packs that it uses. ``share``: of the packs, drawn anew each
     time; the rest is only looked up. ``advance`` is told the bytes of each pack that was read."""
-    # 1 what the indexes name, and which of it is there in full
+    # 1 the backups first, so that all they need is named by what is read after; then what the indexes name
     faults: list[Fault] = []
     damaged_indexes: list[Damaged] = []
-    sizes = {last: found.size_bytes for last, found in below(storage, layout.packs)}
+    backup_ids = [backup_id for backup_id, _ in manifests(storage, layout)]
     found = indexes(storage, keyring, layout, damaged=damaged_indexes)
     blocks = BlockTable(table for _, some in found for table in some)
+    sizes = {last: found.size_bytes for last, found in below(storage, layout.packs)}
     faults += [Fault(str(e.fields["name"]), str(e.fields["reason"]), ()) for e in damaged_indexes]
 
     # 2 each backup's manifest, its file table, and that each of its blocks has a place
     uses: dict[str, NDArray[np.bool_]] = {}
     looked_at: list[str] = []
-    for backup_id, _ in below(storage, layout.manifests):
+    for backup_id in backup_ids:
         if only and backup_id != only:
             continue
         try:
@@ -121,7 +123,7 @@ def check(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # a cancel does not wait for the packs still to come
             raise
-    left = tuple(_still_there(storage, layout, faults))
+    left = tuple(_still_there(storage, keyring, layout, faults))
     if only:
         left = tuple(fault for fault in left if only in fault.backup_ids)
     return Checked(len(uses), len(chosen), read_bytes, len(sizes), left, tuple(looked_at))
@@ -140,10 +142,17 @@ def _rows_of(reader: Reader, blocks: BlockTable) -> tuple[NDArray[np.bool_], int
     return marks, missing
 
 
-def _still_there(storage: Storage, layout: ClusterLayout, faults: list[Fault]) -> Iterator[Fault]:
-    """A pack that went because its backups were deleted meanwhile is no fault."""
-    now = {backup_id for backup_id, _ in below(storage, layout.manifests)}
+def _still_there(storage: Storage, keyring: Keyring, layout: ClusterLayout, faults: list[Fault]) -> Iterator[Fault]:
+    """A pack that went because its backups were deleted meanwhile is no fault, nor is one whose blocks a collection
+    moved: it proved them (R7), and no index names the pack any more."""
+    if not faults:
+        return
+    now = {backup_id for backup_id, _ in manifests(storage, layout)}
+    tables = (table for _, some in indexes(storage, keyring, layout, damaged=[]) for table in some)
+    named = {layout.pack(table.pack_id) for table in tables}
     for fault in faults:
         left = tuple(backup_id for backup_id in fault.backup_ids if backup_id in now)
+        if fault.reason == MISSING and fault.name not in named and fault.name.startswith(layout.packs):
+            continue
         if left or (not fault.backup_ids and fault.reason != MISSING):
             yield Fault(fault.name, fault.reason, left)

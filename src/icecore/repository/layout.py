@@ -9,6 +9,7 @@
     clusters/<cluster>/log/               the continuous log: see ``log``
     clusters/<cluster>/evidence/<backup>/ what checks and verifications found; goes after its manifest
     clusters/<cluster>/history/           marks that outlive their backup: `began`, `<backup>.made`, `<backup>.gone`
+    clusters/<cluster>/epochs/<n>         who has the cluster; condemned/<n>-<k>: packs that are about to go
 """
 
 from __future__ import annotations
@@ -73,6 +74,17 @@ class ClusterLayout:
     @property
     def evidence(self) -> str:
         return self.root + "evidence/"
+
+    @property
+    def epochs(self) -> str:
+        return self.root + "epochs/"
+
+    def epoch(self, number: int) -> str:
+        return f"{self.epochs}{number:020d}"
+
+    @property
+    def condemned(self) -> str:
+        return self.root + "condemned/"
 
     def pack(self, pack_id: bytes) -> str:
         return self.packs + pack_id.hex()

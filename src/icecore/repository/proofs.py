@@ -17,6 +17,7 @@ from dataclasses import replace
 from icecore import evidence
 from icecore.errors import BackupNotFound, Damaged, ObjectExists, ObjectMissing
 from icecore.evidence import Evidence, ProofKind, bounded
+from icecore.repository.fencing import absent
 from icecore.repository.layout import ClusterLayout, below
 from icecore.repository.pack import HEADER_BYTES, object_header, read_header
 from icecore.repository.reader import get_whole
@@ -30,10 +31,8 @@ MAX_EVIDENCE_BYTES = 1 << 20
 def add(storage: Storage, keyring: Keyring, layout: ClusterLayout, proof: Evidence) -> Evidence:
     """Keep it; gives what is kept: an earlier run of the same job may have left its own (R1). ``BackupNotFound`` when
     the backup is gone."""
-    try:
-        storage.size_bytes(layout.manifest(proof.backup_id))
-    except ObjectMissing as error:
-        raise BackupNotFound from error
+    if absent(storage, layout.manifest(proof.backup_id)):
+        raise BackupNotFound
     name = layout.proof(proof.backup_id, proof.number, proof.kind)
     header, salt = object_header(EVIDENCE_MAGIC, keyring)
     sealer = keyring.sealer("evidence", layout.cluster_id, salt)
@@ -95,9 +94,7 @@ def remove(storage: Storage, layout: ClusterLayout, backup_id: str) -> None:
 def remove_orphans(storage: Storage, layout: ClusterLayout) -> None:
     """What a removal that was cut off left. Each manifest is asked for by its name: no listing is believed."""
     for backup_id in list(storage.folders(layout.evidence)):
-        try:
-            storage.size_bytes(layout.manifest(backup_id))
-        except ObjectMissing:
+        if absent(storage, layout.manifest(backup_id)):
             remove(storage, layout, backup_id)
 
 

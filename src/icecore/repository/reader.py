@@ -42,15 +42,30 @@ def indexes(
     storage: Storage, keyring: Keyring, layout: ClusterLayout, damaged: list[Damaged] | None = None
 ) -> Iterator[tuple[str, list[PackTable]]]:
     """A cluster's indexes, name and content, one in memory at a time. With ``damaged``, unreadable ones are put there
-    instead of raised."""
-    for _, found in below(storage, layout.indexes):
-        try:
-            data = get_whole(storage, found.name, found.size_bytes, MAX_INDEX_BYTES)
-            yield found.name, decode_index(data, keyring, layout.cluster_id, found.name)
-        except Damaged as error:
-            if damaged is None:
-                raise
-            damaged.append(error)
+    instead of raised. One that a collection removes meanwhile is missed, but not what it said of packs that stay."""
+    done: set[str] = set()
+    vanished: set[str] = set()
+    again = True
+    while again:
+        again = False
+        for _, found in below(storage, layout.indexes):
+            if found.name in done:
+                continue
+            try:
+                data = get_whole(storage, found.name, found.size_bytes, MAX_INDEX_BYTES)
+                tables = decode_index(data, keyring, layout.cluster_id, found.name)
+            except Damaged as error:
+                if isinstance(error.__cause__, ObjectMissing) and found.name not in vanished:
+                    vanished.add(found.name)  # then the listing that follows has what came in its place
+                    again = True
+                    continue
+                done.add(found.name)
+                if damaged is None:
+                    raise
+                damaged.append(error)
+                continue
+            done.add(found.name)
+            yield found.name, tables
 
 
 def unindexed_packs(
@@ -121,6 +136,7 @@ class Reader:
         self._source = BlockSource(storage, keyring, codec, layout)
         self._loading = threading.Lock()
         self._loaded = table
+        self._loaded_from: set[str] = set()  # names of indexes
         self._searched_packs = False
 
     def files(self) -> Iterator[StoredFile]:
@@ -153,22 +169,24 @@ class Reader:
 
     def block(self, block_id: bytes) -> bytes:
         """The bytes with this id, proven (R5), or ``Damaged``."""
-        table = self._table()
-        rows = list(table.rows(block_id))
-        if not rows:
-            # An index is lost or damaged: the packs themselves say what they hold.
-            table = self._table_from_packs()
-            rows = list(table.rows(block_id))
+        table: BlockTable | None = self._table()
         failure: StorageFailed | Damaged = Damaged(
             name=self._layout.manifest(self.facts.backup_id), reason=f"no pack holds its block {block_id.hex()[:16]}"
         )
-        for row in rows:
-            place = table.place(row)
-            pack = table.packs[place.pack]
-            try:
-                return self._source.read(pack.pack_id, pack.salt, place, block_id)
-            except (Damaged, StorageFailed) as error:
-                failure = error  # a block that was stored again after a loss lies in another pack too
+        while table is not None:
+            rows = list(table.rows(block_id))
+            moved = not rows
+            for row in rows:
+                place = table.place(row)
+                pack = table.packs[place.pack]
+                try:
+                    return self._source.read(pack.pack_id, pack.salt, place, block_id)
+                except (Damaged, StorageFailed) as error:
+                    failure = error  # a block that was stored again after a loss lies in another pack too
+                    moved |= isinstance(error.__cause__, ObjectMissing)
+            # A collection may have moved it since; and where no index names it, the packs say what they hold
+            newer = self._newer_table(table) if moved else None
+            table = newer if newer is not None or rows else self._table_from_packs(table)
         raise failure
 
     def is_block(self, data: Buffer, block_id: bytes) -> bool:
@@ -198,17 +216,33 @@ class Reader:
                 self._loaded = BlockTable(self._indexed())
             return self._loaded
 
-    def _table_from_packs(self) -> BlockTable:
+    def _newer_table(self, failed: BlockTable) -> BlockTable | None:
+        """The table, if the indexes are others than when ``failed`` was loaded."""
         with self._loading:
-            if not self._searched_packs:
-                self._loaded = BlockTable(self._indexed_and_found())
-                self._searched_packs = True
-            assert self._loaded is not None
+            if self._loaded is not failed:
+                return self._loaded
+            if {found.name for _, found in below(self._storage, self._layout.indexes)} == self._loaded_from:
+                return None
+            self._searched_packs = False
+            self._loaded = BlockTable(self._indexed())
+            return self._loaded
+
+    def _table_from_packs(self, failed: BlockTable) -> BlockTable | None:
+        """The table of all packs, unless that is what ``failed`` is."""
+        with self._loading:
+            if self._searched_packs:
+                return self._loaded if self._loaded is not failed else None
+            self._loaded = BlockTable(self._indexed_and_found())
+            self._searched_packs = True
             return self._loaded
 
     def _indexed(self) -> Iterator[PackTable]:
-        for _, tables in indexes(self._storage, self._keyring, self._layout, damaged=[]):
+        damaged: list[Damaged] = []
+        names = set()
+        for name, tables in indexes(self._storage, self._keyring, self._layout, damaged=damaged):
+            names.add(name)
             yield from tables
+        self._loaded_from = names | {str(error.fields["name"]) for error in damaged}
 
     def _indexed_and_found(self) -> Iterator[PackTable]:
         known = set()

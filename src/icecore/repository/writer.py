@@ -12,6 +12,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +25,7 @@ from icecore.errors import Damaged, ObjectExists, ObjectMissing
 from icecore.laps import lap
 from icecore.model import BackupFacts
 from icecore.repository.blocks import BlockCodec
+from icecore.repository.fencing import condemned_packs
 from icecore.repository.index import BlockTable, Place, SeenIds, decode_index, encode_index
 from icecore.repository.layout import ClusterLayout, below
 from icecore.repository.manifest import StoredFile, decode_manifest, encode_manifest, store_table
@@ -175,9 +177,9 @@ class Writer:
         parts = encode_manifest(facts, root, self._keyring, name)
         if decode_manifest(b"".join(parts), self._keyring, facts.cluster_id, name) != (facts, root):  # R7
             raise Damaged(name=name, reason="it does not decode to what was written")
-        # 5 a mark that outlives it, for collection to count by
-        put_once(self._storage, self._layout.made(facts.backup_id))
-        # 6 still ours; then, last of all, the manifest
+        # 5 a mark that outlives it, for collection to count by; durable before we ask whether we are still the newest
+        put_once(self._storage, self._layout.made(facts.backup_id))  # R6
+        # 6 still ours; then, last of all, the manifest: its name is taken if a collection gave it up
         self._lease.confirm()
         self._storage.put(name, parts)  # R4
 
@@ -195,9 +197,15 @@ class Writer:
     # ------------------------------------------------------------ inside
 
     def _load_known(self) -> BlockTable:
-        """Blocks that may be adopted: those whose pack is there in full. What an unreadable index named is stored
-        again, which brings damaged repositories back to health."""
+        """Blocks that may be adopted: those whose pack is there in full and is not condemned. What an unreadable index
+        named is stored again, which brings damaged repositories back to health."""
+        try:
+            condemned = set().union(*condemned_packs(self._storage, self._layout).values())
+        except Damaged:
+            return BlockTable(())  # any pack may go
         sizes = {last: found.size_bytes for last, found in below(self._storage, self._layout.packs)}
+        for last in condemned:
+            sizes.pop(last, None)  # R6
         found = indexes(self._storage, self._keyring, self._layout, damaged=[])
         tables = (table for _, some in found for table in some)
         return BlockTable(table for table in tables if sizes.get(table.pack_id.hex()) == table.size_bytes)
@@ -395,4 +403,5 @@ def exists(storage: Storage, name: str) -> bool:
 def put_once(storage: Storage, name: str) -> None:
     """Leave a mark; it may be there already."""
     if not exists(storage, name):
-        storage.put(name, [name.rpartition("/")[2].encode()])
+        with suppress(ObjectExists):
+            storage.put(name, [name.rpartition("/")[2].encode()])
