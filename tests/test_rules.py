@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "icecore"
 TESTS = ROOT / "tests"
 
-PURE = {"model", "binding", "errors", "explanations", "recovery", "retention"}
+PURE = {"model", "binding", "errors", "explanations", "recovery", "retention", "schedule"}
 FOUND = {"evidence"}  # pure, too: what engines find, the repository keeps, and catalog, API and command line show
 PROCEDURES = {
     "backup",
@@ -37,7 +37,7 @@ PROCEDURES = {
     "prune",
 }
 CONTRACTS = {"storage", "engines", "repository"}  # the packages' own names; "storage.local" is not among them
-WORK = {"worker", "tasks", "watch", "keeper", "pinned", "idle"}  # the worker and its pieces
+WORK = {"worker", "tasks", "watch", "keeper", "pinned", "scheduler", "idle"}  # the worker and its pieces
 PARTS = {"storage.*", "engines.*", "repository.*"}
 
 # Who may import what of ours, by the first name that fits; `name` means that module alone, `name.*` all below it.

@@ -268,6 +268,12 @@ class BackupStatusDenied(CallerError):
     hint = "Wait for the backup to finish, or cancel its job."
 
 
+class BackupHeld(BackupStatusDenied):
+    """Backup {backup_id} is held: {reason}."""
+
+    hint = "Release it first: `icecore release {backup_id}`."
+
+
 class CreationOptionDenied(CallerError):
     """The specified parameter CreationOption is not valid."""
 

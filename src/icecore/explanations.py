@@ -244,6 +244,13 @@ WHY: dict[type[IcecoreError], Explanation] = {
         backup_id="4182",
         backup_status="being restored",
     ),
+    errors.BackupHeld: _why(
+        "Somebody asked that this backup be kept whatever happens, for example as evidence. A held backup is not "
+        "deleted by a call, nor by a policy, nor with its cluster.",
+        "`icecore show BACKUP` says why it is held, `icecore release BACKUP` ends that.",
+        backup_id="4182",
+        reason="audit of 2026",
+    ),
     errors.CreationOptionDenied: _why(
         "Icecore makes clusters from backups only. CreationOption was left out (then it means Normal, an empty "
         "cluster) or names another source, such as RDS or the recycle bin.",

@@ -26,6 +26,7 @@ from icecore.catalog import JOB_VERSION, QUEUE, WORKFLOW, Catalog, jobs
 from icecore.catalog.jobs import Claim, NotYet
 from icecore.config import Config
 from icecore.keeper import Keeper
+from icecore.scheduler import Scheduler
 from icecore.watch import Interrupted, JobWatch
 
 log = structlog.get_logger()
@@ -57,6 +58,7 @@ class Worker:
         self._stranded_next = 0.0
         self._threads: list[threading.Thread] = []
         self._keeper = Keeper(config, catalog, self._stopping)
+        self._scheduler = Scheduler(catalog, self._stopping)
 
     def start(self) -> None:
         from dbos import DBOS
@@ -84,7 +86,7 @@ class Worker:
             on_conflict="always_update",
         )
         idle.sleep_on((*dbos.background_thread_stop_events, dbos._background_jobs_stop_event), self.catalog.queued)
-        for body in (self._recover_dead, self._keeper.run):
+        for body in (self._recover_dead, self._scheduler.run, self._keeper.run):
             thread = threading.Thread(target=body, name=body.__qualname__, daemon=True)
             thread.start()
             self._threads.append(thread)

@@ -176,10 +176,19 @@ def _record_with_worker(
     record("DescribeRegions")
     record("ModifyDBClusterPace", here, ("MaxRate", "200MB"), ("Background", "on"))
     record("ModifyDBClusterPace", here, ("MaxRate", "fast"), title="A rate that means nothing")
+    policy = [("PreferredBackupTime", "16:00Z-17:00Z"), ("PreferredBackupPeriod", "Monday,Wednesday,Friday")]
+    record("ModifyBackupPolicy", here, *policy)
+    record("ModifyBackupPolicy", here, ("PreferredBackupPeriod", "Monday"), title="Fewer than two days")
+    record("DescribeBackupPolicy", here)
+    record("PlanRetention", here)
+    record("HoldBackup", here, ("BackupId", backup_id), ("Reason", "audit of 2026"))
+    record("HoldBackup", here, ("BackupId", "1"), title="There is no such backup")
+    record("ReleaseBackup", here, ("BackupId", backup_id))
+    record("DeleteBackupPolicy", here)
     record("DescribeClusterHealth", here)
     record("DescribeOverview", here)
-    policy = ("BackupRetentionPolicyOnClusterDeletion", "ALL")
-    record("DeleteDBCluster", ("DBClusterId", staging), policy, xml=[("DBClusterId", trial), policy])
+    keeping = ("BackupRetentionPolicyOnClusterDeletion", "ALL")
+    record("DeleteDBCluster", ("DBClusterId", staging), keeping, xml=[("DBClusterId", trial), keeping])
     record("DeleteDBCluster", UNKNOWN, title="There is no such cluster")
 
     # Keys come and go

@@ -43,9 +43,9 @@ def oracle(policy: Retention, history: list[Candidate], now: int) -> set[str]:
             for other in history
             if other.automatic and datetime.fromtimestamp(other.consistent_at, UTC).date() == day
         ]
-        if policy.per_day > 1 and now - each.consistent_at > DAY_S and each.automatic:
-            if each.consistent_at != min(same_day):
-                continue
+        past = policy.per_day > 1 and now - each.consistent_at > DAY_S and each.automatic
+        if past and each.consistent_at != min(same_day):
+            continue
         age_days = (now - each.consistent_at) / DAY_S
         named = datetime.fromtimestamp(each.consistent_at, UTC).weekday() in policy.long_weekdays
         long = named or not policy.long_weekdays

@@ -54,20 +54,16 @@ def accept_backup(
             raise errors.QuotaExceeded()
         backup_id = new_id(tx)
         _remember(tx, "CreateBackup", token, request, backup_id)
-        tx.execute(
-            sa.insert(tables.backup).values(
-                id=backup_id,
-                cluster_id=cluster_id,
-                job_uuid=str(uuid.uuid4()),
-                mode=mode,
-                status=BackupStatus.PENDING,
-                comment=comment,
-                client_token=token,
-                token_digest=request if token else "",
-                accepted_at=now(),
-            )
+        queue_backup(
+            catalog,
+            tx,
+            backup_id,
+            cluster_id,
+            mode,
+            comment=comment,
+            client_token=token,
+            token_digest=request if token else "",
         )
-        queue_job(catalog, tx, backup_id, JobKind.BACKUP, cluster_id, backup_id)
     return backup_id  # C1: the reply is built from here on, after the commit
 
 
@@ -85,12 +81,14 @@ def accept_deletion(catalog: Catalog, cluster_id: str, backup_ids: list[str]) ->
                     tables.backup.c.id == backup_id, tables.backup.c.cluster_id == cluster_id
                 )
             ).first()
-            if row is None or (row.status == BackupStatus.DELETING and _unfinished(tx, backup_id=backup_id)):
+            if row is None or (row.status == BackupStatus.DELETING and unfinished_job(tx, backup_id=backup_id)):
                 raise errors.BackupNotFound()
             if row.status in (BackupStatus.PENDING, BackupStatus.RUNNING):
                 raise errors.BackupStatusDenied(backup_id=backup_id, backup_status=row.status)
             if _being_restored(tx, backup_id):
                 raise errors.BackupStatusDenied(backup_id=backup_id, backup_status="being restored")
+            if row.held_reason is not None:
+                raise errors.BackupHeld(backup_id=backup_id, reason=row.held_reason)
             tx.execute(
                 sa.update(tables.backup).where(tables.backup.c.id == backup_id).values(status=BackupStatus.DELETING)
             )
@@ -171,26 +169,29 @@ def accept_restore(
 
 def accept_cluster_removal(catalog: Catalog, cluster_id: str, keep: str) -> None:
     """Forget a cluster. A restored one is stopped and its directory removed by a job; a registered server is not
-    touched. ``keep``: NONE deletes its backups, LATEST all but the newest successful one, ALL keeps them. A removal
-    that failed can be asked for again.
+    touched. ``keep``: NONE deletes its backups, LATEST all but the newest successful one, ALL keeps them, empty means
+    as its policy says; held ones stay. A removal that failed can be asked for again.
 
     Errors: ClusterNotFoundOnDelete, ClusterStatusDenied (a job of its own still runs).
     """
     with catalog.write() as tx:
         row = tx.execute(sa.select(tables.cluster).where(tables.cluster.c.id == cluster_id)).first()
-        unfinished = _unfinished(tx, cluster_id=cluster_id)
+        unfinished = unfinished_job(tx, cluster_id=cluster_id)
         if row is None or row.deleted_at is not None or (row.status == ClusterStatus.DELETING and unfinished):
             raise errors.ClusterNotFoundOnDelete()
         if unfinished:
             raise errors.ClusterStatusDenied()
+        if not keep:
+            wanted = sa.select(tables.policy.c.on_deletion).where(tables.policy.c.cluster_id == cluster_id)
+            keep = tx.execute(wanted).scalar() or "NONE"
         backups = tx.execute(
-            sa.select(tables.backup.c.id, tables.backup.c.status)
+            sa.select(tables.backup.c.id, tables.backup.c.status, tables.backup.c.held_reason)
             .where(tables.backup.c.cluster_id == cluster_id, tables.backup.c.status != BackupStatus.DELETING)
             .order_by(tables.backup.c.accepted_at.desc(), tables.backup.c.id.desc())
         ).all()
-        kept = {row.id for row in backups} if keep == "ALL" else set()
+        kept = {row.id for row in backups if keep == "ALL" or row.held_reason is not None}
         if keep == "LATEST":
-            kept = set([row.id for row in backups if row.status == BackupStatus.SUCCESS][:1])
+            kept |= set([row.id for row in backups if row.status == BackupStatus.SUCCESS][:1])
         for row in backups:
             if row.id in kept:
                 continue
@@ -272,6 +273,24 @@ def queue_job(catalog: Catalog, tx: sa.Connection, job_id: str, kind: JobKind, c
     catalog.enqueue(tx, job_id, cluster_id)
 
 
+def queue_backup(
+    catalog: Catalog, tx: sa.Connection, backup_id: str, cluster_id: str, mode: BackupMode, **more: str
+) -> None:
+    """A backup's row and its job; what has to be asked before was asked."""
+    tx.execute(
+        sa.insert(tables.backup).values(
+            id=backup_id,
+            cluster_id=cluster_id,
+            job_uuid=str(uuid.uuid4()),
+            mode=mode,
+            status=BackupStatus.PENDING,
+            accepted_at=now(),
+            **more,
+        )
+    )
+    queue_job(catalog, tx, backup_id, JobKind.BACKUP, cluster_id, backup_id)
+
+
 def end_job(tx: sa.Connection, row: sa.Row[Any], state: JobState, error: errors.IcecoreError | None) -> None:
     """Set a job's end and what follows from it for its backup or cluster. The caller has checked the transition."""
     failure = (
@@ -332,10 +351,10 @@ def _manual_backups(tx: sa.Connection, cluster_id: str) -> int:
 
 
 def _being_restored(tx: sa.Connection, backup_id: str) -> bool:
-    return _unfinished(tx, backup_id=backup_id, kind=JobKind.RESTORE)
+    return unfinished_job(tx, backup_id=backup_id, kind=JobKind.RESTORE)
 
 
-def _unfinished(tx: sa.Connection, **match: str) -> bool:
+def unfinished_job(tx: sa.Connection, **match: str) -> bool:
     """Whether a queued or running job has these values."""
     query = sa.select(tables.job.c.id).where(tables.job.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
     for name, value in match.items():

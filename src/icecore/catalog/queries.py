@@ -48,6 +48,13 @@ def backups(
     return _page(catalog, sa.select(tables.backup).where(*where), [began.desc(), b.id.desc()], page, page_size)
 
 
+def successful(catalog: Catalog, cluster_id: str) -> list[sa.Row[Any]]:
+    b = tables.backup.c
+    with catalog.read() as tx:
+        query = sa.select(tables.backup).where(b.cluster_id == cluster_id, b.status == BackupStatus.SUCCESS)
+        return list(tx.execute(query).all())
+
+
 def backup(catalog: Catalog, backup_id: str) -> sa.Row[Any]:
     """By id or a unique prefix of it. Raises BackupNotFound."""
     query = sa.select(tables.backup).where(

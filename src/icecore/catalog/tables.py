@@ -77,6 +77,8 @@ backup = sa.Table(
     sa.Column("check_outcome", sa.Text, nullable=False, server_default=""),
     sa.Column("verified_at", sa.BigInteger),
     sa.Column("verify_outcome", sa.Text, nullable=False, server_default=""),
+    sa.Column("held_reason", sa.Text),  # not NULL: no policy lets it expire
+    sa.Column("expires_at", sa.BigInteger),  # not NULL: a policy's verdict; removed then, unless the verdict changes
     # the newest restorable one of a cluster, and its place in the quota, without reading the others
     sa.Index("backups_by_verdict", "cluster_id", "status", "consistent_at", "id"),
     sa.Index("backups_by_mode", "cluster_id", "mode", "status"),
@@ -95,6 +97,20 @@ proof = sa.Table(  # a copy of what the repository keeps with each backup
     sa.Column("ended_at", sa.BigInteger, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),  # JSON
     sa.Index("proofs_in_order", "backup_id", "ended_at", "number"),
+)
+
+policy = sa.Table(  # a cluster without a row is backed up when somebody asks
+    "policy",
+    metadata,
+    sa.Column("cluster_id", sa.Text, sa.ForeignKey("cluster.id"), primary_key=True),
+    sa.Column("weekdays", sa.Text, nullable=False),  # digits, 0: Monday
+    sa.Column("start_minute", sa.Integer, nullable=False),  # of the day, UTC
+    sa.Column("per_day", sa.Integer, nullable=False),
+    sa.Column("days", sa.Integer, nullable=False),
+    sa.Column("long_days", sa.Integer, nullable=False),  # 0: none, -1: for ever
+    sa.Column("long_weekdays", sa.Text, nullable=False),  # empty: all
+    sa.Column("on_deletion", sa.Text, nullable=False),  # ALL, LATEST or NONE
+    sa.Column("taken_slot", sa.BigInteger, nullable=False),  # the last one that had its backup; grows only
 )
 
 token = sa.Table(  # C2: one token, one effect, for ever; the primary key is the rule

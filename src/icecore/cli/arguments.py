@@ -36,7 +36,7 @@ TITLE = "Icecore: snapshot backup for database clusters, behind the PolarDB Open
 GROUPS: dict[str, Sequence[str]] = {
     "Start": ("init", "serve", "work"),
     "Clusters": ("cluster", "status"),
-    "Backups": ("backup", "backups", "show", "verify", "restore", "delete"),
+    "Backups": ("backup", "backups", "show", "verify", "restore", "delete", "policy", "hold", "release"),
     "Jobs": ("jobs", "watch", "cancel"),
     "Access and storage": ("console", "key", "repo", "call"),
 }
@@ -150,6 +150,7 @@ def grammar() -> Grammar:
     _start(g)
     _clusters(g)
     _backups(g)
+    _policies(g)
     _jobs(g)
     _access(g)
     g.parser.overview = g.overview()
@@ -302,6 +303,40 @@ def _backups(g: Grammar) -> None:
     p = g.command("delete", "writing:delete", "Delete a backup and give its space back")
     p.add_argument("backup", metavar="BACKUP", nargs="+", help="id, or the start of one")
     p.add_argument("--no-wait", action="store_true", help="return when the job is accepted")
+
+
+def _policies(g: Grammar) -> None:
+    verbs = g.group("policy", "Automatic backups of a cluster, how long they stay: show, set, off, preview")
+    for name, summary in (
+        ("show", "When a cluster is backed up by itself, and how long backups stay"),
+        ("off", "No more automatic backups; nothing expires"),
+        ("preview", "Of each backup whether it stays, and why"),
+    ):
+        p = g.command(name, f"policies:{name}", summary, within=verbs)
+        p.add_argument("cluster", metavar="CLUSTER", help="name or id")
+    p = g.command(
+        "set",
+        "policies:set_",
+        "Set it; what is not given stays as it is (at first: every day at 02:00 UTC, kept 7 days)",
+        "icecore policy set orders --at 03:00 --keep 14\n"
+        "icecore policy set orders --days Mon,Wed,Fri --keep 7 --keep-long 365 --long-days Sun,Wed\n"
+        "icecore policy set orders --per-day 4 --dry-run",
+        verbs,
+    )
+    p.add_argument("cluster", metavar="CLUSTER", help="name or id")
+    p.add_argument("--at", metavar="HH:MM", help="when it begins, UTC")
+    p.add_argument("--days", metavar="DAYS", help="on which days: at least two, or all")
+    p.add_argument("--per-day", choices=("1", "2", "3", "4"), help="above 1: evenly spread, on every day")
+    p.add_argument("--keep", metavar="DAYS", help="for how many days an automatic backup stays: 3 to 30")
+    p.add_argument("--keep-long", metavar="DAYS", help="those of --long-days: 30 to 7300, forever, or 0: no longer")
+    p.add_argument("--long-days", metavar="DAYS", help="backups of which days stay longer (default: all)")
+    p.add_argument("--dry-run", action="store_true", help="show what it would keep and remove")
+
+    p = g.command("hold", "policies:hold", "Keep a backup whatever policy or person says")
+    p.add_argument("backup", metavar="BACKUP", help="id, or the start of one")
+    p.add_argument("--reason", default=None, metavar="TEXT", help="for whoever finds it held")
+    p = g.command("release", "policies:release", "End the hold of a backup")
+    p.add_argument("backup", metavar="BACKUP", help="id, or the start of one")
 
 
 def _jobs(g: Grammar) -> None:

@@ -137,6 +137,38 @@ def cluster_pace(found: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
+def policy(name: str, found: Result) -> str:
+    """``policy show`` and ``set``."""
+    if not found.get("preferred_backup_time"):
+        return f"{name} has no policy: it is backed up when somebody asks.\nNext: icecore policy set {name}"
+    per_day, start = found["backup_frequency"], str(found["preferred_backup_time"]).partition("-")[0].removesuffix("Z")
+    days = str(found["preferred_backup_period"]).replace(",", ", ")
+    when = f"at {start} UTC, {'every day' if days.count(',') == 6 else days}"
+    if per_day != "Normal":
+        when = f"{per_day[0]} times a day, evenly from {start} UTC on, every day"
+    stay = f"{found['data_level1_backup_retention_period']} days"
+    long, of = found["data_level2_backup_retention_period"], found["data_level2_backup_period"]
+    if long != "0":
+        stay += f"; {'those of ' + of.replace(',', ', ') if of else 'all of them'} "
+        stay += "for ever" if long == "-1" else f"{long} days"
+    return facts([("Backups", when), ("Next", at(found.get("preferred_next_backup_time"))), ("They stay", stay)])
+
+
+def retention(result: Result) -> str:
+    """``policy preview``: the verdict on each backup."""
+    rows = [
+        [
+            each["backup_id"],
+            each["backup_mode"],
+            at(each.get("consistent_time")),
+            "stays" if each["kept"] else "goes",
+            each["reason"] + (f" ({at(each['expect_expire_time'])})" if each.get("expect_expire_time") else ""),
+        ]
+        for each in result["items"].get("backup", [])
+    ]
+    return table(["BACKUP", "MODE", "CONSISTENT", "", "WHY"], rows) if rows else "No backup is there, or no policy."
+
+
 def findings(name: str, version: str, size_bytes: int, found: Sequence[tuple[str, str, str]]) -> str:
     """``cluster check``. Each finding: level (ok, warning, refusal), what, fix."""
     marks = {"ok": "ok     ", "warning": "warning", "refusal": "REFUSED"}

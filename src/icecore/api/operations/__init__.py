@@ -56,7 +56,7 @@ def marked(call: Call, kind: str) -> tuple[Any, ...] | None:
 
 def table() -> dict[str, Operation]:
     """Action -> operation. A test holds it equal to ``contract.json``."""
-    from icecore.api.operations import backups, calls, clusters, jobs, keys, overview, proofs
+    from icecore.api.operations import backups, calls, clusters, jobs, keys, overview, policies, proofs
 
     return {
         "CreateBackup": backups.create_backup,
@@ -75,6 +75,12 @@ def table() -> dict[str, Operation]:
         "VerifyBackup": proofs.verify_backup,
         "CheckBackup": proofs.check_backup,
         "DescribeBackupEvidence": proofs.describe_backup_evidence,
+        "DescribeBackupPolicy": policies.describe_policy,
+        "ModifyBackupPolicy": policies.modify_policy,
+        "DeleteBackupPolicy": policies.delete_policy,
+        "PlanRetention": policies.plan_retention,
+        "HoldBackup": policies.hold_backup,
+        "ReleaseBackup": policies.release_backup,
         "DescribeBackupHistory": backups.describe_backup_history,
         "DescribeJobs": jobs.describe_jobs,
         "CancelJob": jobs.cancel_job,

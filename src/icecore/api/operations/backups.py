@@ -115,6 +115,7 @@ def describe_backup(context: Context, call: Call) -> Result:
             "logical_bytes": row.size_bytes,
             "new_bytes": row.new_bytes,
             "client_token": row.client_token,
+            "held_reason": row.held_reason,
             "tool_version": facts.get("tool_version", ""),
             "warnings": facts.get("warnings", []),
             "restore_recipe": _recipe(row.id, context) if row.status == BackupStatus.SUCCESS else [],
@@ -139,6 +140,8 @@ def _backup(row: sa.Row[Any]) -> Result:
         "consistent_time": row.consistent_at,
         "backup_set_size": row.size_bytes,
         "is_avail": int(ready),
+        "expect_expire_type": "NEVER" if row.held_reason is not None else "EXPIRED" if row.expires_at else None,
+        "expect_expire_time": row.expires_at,
         "comment": row.comment or None,
         **badges(row),
     }

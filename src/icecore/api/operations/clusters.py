@@ -51,7 +51,7 @@ def create_cluster(context: Context, call: Call) -> Result:
 
 
 def delete_cluster(context: Context, call: Call) -> Result:
-    keep = call.params["backup_retention_policy_on_cluster_deletion"] or "NONE"
+    keep = call.params["backup_retention_policy_on_cluster_deletion"] or ""
     intents.accept_cluster_removal(context.catalog, call.params["db_cluster_id"], keep)
     return {}
 

@@ -1,0 +1,179 @@
+"""Backup policies: what a cluster's is, which slots had their backup, which backups are to expire and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from icecore import errors
+from icecore.catalog import Catalog, new_id, tables
+from icecore.catalog.intents import live_cluster, now, queue_backup
+from icecore.evidence import Outcome
+from icecore.model import BackupMode, BackupStatus, ClusterStatus
+from icecore.retention import QUARANTINE_S, Candidate, Retention, Verdict, judge
+from icecore.schedule import Schedule, due
+
+
+@dataclass(frozen=True)
+class Policy:
+    schedule: Schedule
+    retention: Retention
+    on_deletion: str = "NONE"
+
+
+def of(catalog: Catalog, cluster_id: str) -> Policy | None:
+    """None where backups are made by hand only. Raises ClusterNotFound."""
+    with catalog.read() as tx:
+        live_cluster(tx, cluster_id)
+        row = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
+    return _policy(row) if row is not None else None
+
+
+def every(catalog: Catalog) -> list[str]:
+    """Clusters that have one and run, or could."""
+    with catalog.read() as tx:
+        query = (
+            sa.select(tables.policy.c.cluster_id)
+            .join(tables.cluster, tables.cluster.c.id == tables.policy.c.cluster_id)
+            .where(
+                tables.cluster.c.deleted_at.is_(None),
+                tables.cluster.c.status.in_((ClusterStatus.RUNNING, ClusterStatus.STOPPED)),
+            )
+        )
+        return list(tx.execute(query).scalars())
+
+
+def set_(catalog: Catalog, cluster_id: str, policy: Policy | None) -> None:
+    """Slots count from now on: a new policy makes up for nothing. What an older one marked to expire is judged anew.
+    Raises ClusterNotFound."""
+    with catalog.write() as tx:
+        live_cluster(tx, cluster_id)
+        before = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
+        tx.execute(sa.delete(tables.policy).where(tables.policy.c.cluster_id == cluster_id))
+        b = tables.backup.c
+        tx.execute(sa.update(tables.backup).where(b.cluster_id == cluster_id).values(expires_at=None))
+        if policy is None:
+            return
+        same = before is not None and _policy(before).schedule == policy.schedule
+        tx.execute(
+            sa.insert(tables.policy).values(
+                cluster_id=cluster_id,
+                weekdays=_digits(policy.schedule.weekdays),
+                start_minute=policy.schedule.start_minute,
+                per_day=policy.schedule.per_day,
+                days=policy.retention.days,
+                long_days=policy.retention.long_days,
+                long_weekdays=_digits(policy.retention.long_weekdays),
+                on_deletion=policy.on_deletion,
+                taken_slot=before.taken_slot if before is not None and same else now(),
+            )
+        )
+
+
+def take_slot(catalog: Catalog, cluster_id: str, moment: int) -> str:
+    """Queue the backup that is due, if one is and the cluster runs; gives its id or nothing. A slot is taken in the
+    same transaction, so by one backup only, whoever else looks; one that comes while the last automatic backup is
+    still being made is passed over."""
+    b = tables.backup.c
+    with catalog.write() as tx:
+        row = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
+        if row is None:
+            return ""
+        slot = due(_policy(row).schedule, moment, row.taken_slot)
+        if slot is None or live_cluster(tx, cluster_id).status != ClusterStatus.RUNNING:
+            return ""
+        tx.execute(sa.update(tables.policy).where(tables.policy.c.cluster_id == cluster_id).values(taken_slot=slot))
+        if tx.execute(
+            sa.select(b.id)
+            .where(b.cluster_id == cluster_id, b.mode == BackupMode.AUTOMATED)
+            .where(b.status.in_((BackupStatus.PENDING, BackupStatus.RUNNING)))
+        ).first():
+            return ""
+        backup_id = new_id(tx)
+        queue_backup(catalog, tx, backup_id, cluster_id, BackupMode.AUTOMATED)
+        return backup_id
+
+
+def preview(catalog: Catalog, cluster_id: str, moment: int, policy: Policy | None = None) -> list[Verdict]:
+    """What the cluster's policy, or this one instead, says of each backup. Empty without a policy."""
+    with catalog.read() as tx:
+        live_cluster(tx, cluster_id)
+        if policy is None:
+            row = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
+            policy = _policy(row) if row is not None else None
+        return judge(policy.retention, _candidates(tx, cluster_id), moment) if policy else []
+
+
+def mark(catalog: Catalog, cluster_id: str, moment: int) -> list[str]:
+    """Set or take back when each backup expires, as the policy has it; gives those whose time is up."""
+    b = tables.backup.c
+    with catalog.write() as tx:
+        row = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
+        if row is None:
+            return []
+        goes = {
+            each.backup_id
+            for each in judge(_policy(row).retention, _candidates(tx, cluster_id), moment)
+            if not each.keep
+        }
+        marked = dict(
+            tx.execute(sa.select(b.id, b.expires_at).where(b.cluster_id == cluster_id, b.expires_at.is_not(None))).all()
+        )
+        for backup_id in marked.keys() - goes:
+            tx.execute(sa.update(tables.backup).where(b.id == backup_id).values(expires_at=None))
+        for backup_id in goes - marked.keys():
+            tx.execute(sa.update(tables.backup).where(b.id == backup_id).values(expires_at=moment + QUARANTINE_S))
+    return sorted(backup_id for backup_id in goes & marked.keys() if marked[backup_id] <= moment)
+
+
+def hold(catalog: Catalog, cluster_id: str, backup_id: str, reason: str | None) -> None:
+    """Keep a backup whatever policy or person says, until it is released (``reason`` None). Errors: ClusterNotFound,
+    BackupNotFound."""
+    b = tables.backup.c
+    with catalog.write() as tx:
+        live_cluster(tx, cluster_id, also_removed=True)
+        values: dict[str, Any] = {"held_reason": reason} | ({"expires_at": None} if reason is not None else {})
+        changed = tx.execute(
+            sa.update(tables.backup)
+            .where(b.id == backup_id, b.cluster_id == cluster_id, b.status == BackupStatus.SUCCESS)
+            .values(**values)
+        )
+        if not changed.rowcount:
+            raise errors.BackupNotFound()
+
+
+def _candidates(tx: sa.Connection, cluster_id: str) -> list[Candidate]:
+    b = tables.backup.c
+    rows = tx.execute(
+        sa.select(b.id, b.mode, b.consistent_at, b.accepted_at, b.held_reason, b.verify_outcome).where(
+            b.cluster_id == cluster_id, b.status == BackupStatus.SUCCESS
+        )
+    )
+    return [
+        Candidate(
+            row.id,
+            row.consistent_at or row.accepted_at,
+            automatic=row.mode == BackupMode.AUTOMATED,
+            held=row.held_reason is not None,
+            verified=row.verify_outcome == Outcome.PASSED,
+        )
+        for row in rows
+    ]
+
+
+def _policy(row: sa.Row[Any]) -> Policy:
+    return Policy(
+        Schedule(_weekdays(row.weekdays), row.start_minute, row.per_day),
+        Retention(row.days, row.long_days, _weekdays(row.long_weekdays), row.per_day),
+        row.on_deletion,
+    )
+
+
+def _digits(weekdays: frozenset[int]) -> str:
+    return "".join(str(day) for day in sorted(weekdays))
+
+
+def _weekdays(digits: str) -> frozenset[int]:
+    return frozenset(int(digit) for digit in digits)
