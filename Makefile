@@ -40,8 +40,10 @@ bench: system-bench $(STAMPS)/python
 # Random moments, random trees, random faults: each round draws anew.
 soak: setup
 	for round in $$(seq $(SOAK_ROUNDS)); do \
-	    ICECORE_SEED=$$RANDOM ICECORE_RANDOM_KILLS=100 ICECORE_EXAMPLES=1000 $(PYTHON) -m pytest -q -n $(WORKERS) -p no:cacheprovider \
-	        tests/service tests/live/test_crash.py tests/live/test_verify.py --timeout=3600 --hypothesis-seed=$$RANDOM || exit 1; \
+	    ICECORE_SEED=$$RANDOM ICECORE_RANDOM_KILLS=100 ICECORE_EXAMPLES=1000 ICECORE_HISTORY=5000 \
+	        $(PYTHON) -m pytest -q -n $(WORKERS) -p no:cacheprovider tests/service tests/live/test_crash.py \
+	        tests/live/test_verify.py tests/live/test_images_histories.py \
+	        --timeout=3600 --hypothesis-seed=$$RANDOM || exit 1; \
 	done
 
 docs: system-demo $(STAMPS)/python

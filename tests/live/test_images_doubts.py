@@ -7,64 +7,20 @@ import shutil
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import world
 from filesystems import mounted
-from icecore import backup, errors, keeper, parts
+from house import CLUSTER, Acting, House
+from icecore import errors, keeper, parts
 from icecore.app import open_app
 from icecore.images import PLACE, Images
 from icecore.images.extents import NoMap, Seal, unchanged_blocks
-from icecore.model import Phase
-from icecore.repository import Repository
-from icecore.storage.local import LocalStorage
 from station import Station, until
 from world import PostgresWorld
-
-CLUSTER = "pc-doubt"
-
-
-class Acting:
-    """A watch that does something at one step, and remembers the steps."""
-
-    def __init__(self, at: str = "", act: Callable[[], None] = lambda: None) -> None:
-        self.steps: list[str] = []
-        self._at, self._act = at, act
-
-    def phase(self, phase: Phase, total_bytes: int = 0) -> None: ...
-    def advance(self, done_bytes: int, new_bytes: int) -> None: ...
-
-    def step(self, name: str) -> None:
-        if name == self._at and name not in self.steps:
-            self._act()
-        self.steps.append(name)
-
-
-class House:
-    """A repository and backups into it, without catalog and jobs."""
-
-    def __init__(self, place: Path, server: PostgresWorld, name: str = "house") -> None:
-        self.server, self._place = server, place / name
-        (self._place / "repository").mkdir(parents=True)
-        self.repository = Repository.create(LocalStorage(self._place / "repository"), None)
-        self.engine = parts.engine_for_dsn("postgresql", server.dsn(), None, name="orders")
-
-    def back_up(self, number: int, watch: backup.Watch | None = None, *, images: bool = True) -> backup.BackupDone:
-        order = backup.BackupOrder(str(number), CLUSTER, "orders", f"{self._place.name}-{number}")
-        scratch = self._place / f"scratch-{number}"
-        scratch.mkdir(exist_ok=True)
-        noting = (lambda parents: None) if images else None
-        return backup.run(
-            self.engine, self.repository, order, watch or Acting(), scratch=scratch, threads=2, images=noting
-        )
-
-    def stored(self, number: int, path: str) -> bytes:
-        reader = self.repository.reader(CLUSTER, str(number))
-        (file,) = [file for file in reader.files() if file.meta.path == path]
-        return b"".join(reader.block(file.blocks[at : at + 32]) for at in range(0, len(file.blocks), 32))
 
 
 @pytest.fixture(scope="module")
@@ -186,26 +142,45 @@ def test_the_room_is_watched_while_other_files_are_read(place: Path, server: Pos
 
 
 def test_a_backup_whose_image_has_no_room_is_made_without_one(place: Path, server: PostgresWorld) -> None:
-    """The image that is being made goes before the database is out of room; the next try reads everything at once."""
     filler = server.place / "filler"
     with Station(place) as station:
         cluster_id = station.add(server)
         station.stop()
-        station.start(env={"ICECORE_PAUSE_AT": "session-closed:6"})
+        station.start(env={"ICECORE_PAUSE_AT": "imaged:1"})
         job_id = station.create(cluster_id)
         beside = server.place / PLACE / cluster_id
-        until(lambda: (beside / f"{job_id}.partial").exists())
-        until(lambda: not list(server.data.glob("backup_label")) and station.job(job_id)["phase"] == "Uploading")
+        until(lambda: (beside / f"{job_id}.partial").exists(), every_s=0.02)
         try:
             fill(filler, 0.04)
-            until(lambda: not list(beside.iterdir()), timeout_s=5)  # by the keeper: the backup itself is asleep
             station.wait(job_id)
         finally:
             filler.unlink()
         assert list(beside.iterdir()) == []
+        assert (
+            "StorageFull" not in str(station.job(job_id))
+            and "no space left to keep an image" in station.log.read_text()
+        )
         app = open_app(station.home)
         assert "image" not in parts.open_repository(app.config).find(job_id).engine_facts
         app.close()
+
+
+def test_the_image_that_is_being_made_goes_before_the_room_does(place: Path, server: PostgresWorld) -> None:
+    """The backup itself may hang, in its storage: whoever guards the room lets its image go, and the backup fails."""
+    house, filler = House(place, server), server.place / "filler"
+    assert house.back_up(1).imaged
+
+    def guard() -> None:
+        with Images(CLUSTER, [server.place]) as images:
+            fill(filler, 0.08)
+            assert images.make_room() and house.images() == ["2.partial"]
+            fill(filler, 0.04)
+            assert images.make_room() and house.images() == []
+            filler.unlink()
+
+    with pytest.raises(errors.EngineFailed, match="removed meanwhile"):
+        house.back_up(2, Acting("copying:10", guard))
+    assert house.repository.has(CLUSTER, "2") is None
 
 
 def test_an_image_does_not_outlive_its_use(place: Path, server: PostgresWorld) -> None:
@@ -250,6 +225,6 @@ def test_a_look_that_hangs_does_not_keep_images(place: Path, monkeypatch: pytest
 
 def fill(filler: Path, left_share: float) -> None:
     """Leave so much of the file system free."""
-    free = os.statvfs(filler.parent)
     with filler.open("wb") as file:
+        free = os.fstatvfs(file.fileno())
         os.posix_fallocate(file.fileno(), 0, int(free.f_frsize * (free.f_bavail - free.f_blocks * left_share)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 
 import world
+from filesystems import SHARING, mounted
+from icecore import parts
+from icecore.app import open_app
 from icecore.errors import IcecoreError
 from station import Station, until
 from world import Ledger, PostgresWorld, fingerprint, inspect, sql
@@ -25,29 +29,46 @@ DISTURB = (
     "CREATE INDEX IF NOT EXISTS by_word ON items (word)",
     "DROP INDEX IF EXISTS by_word",
 )
+# Each way that files are taken, each major once: by images, read at once, or streamed
+CASES = [("15", "files"), ("13", "stream"), ("14", "xfs"), ("16", "files"), ("17", "btrfs"), ("18", "stream")]
 OTHER_MAJORS = [major for major in ("13", "14", "16", "17", "18") if major in world.majors()]
+
+
+def route_of(station: Station, backup_id: str) -> str:
+    app = open_app(station.home)
+    facts = parts.open_repository(app.config).find(backup_id).engine_facts
+    app.close()
+    return "image" if "image" in facts else str(facts["route"])
 
 
 def test_enough_majors_are_here():
     assert "15" in world.majors() and len(OTHER_MAJORS) >= 2 and max(map(int, OTHER_MAJORS)) >= 17
 
 
-@pytest.mark.parametrize("major", ["15", *OTHER_MAJORS])
-def test_every_acknowledged_row_comes_back(place: Path, major: str):
+@pytest.mark.parametrize(("major", "route"), [case for case in CASES if world.programs_of(case[0])])
+def test_every_acknowledged_row_comes_back(place: Path, major: str, route: str):
     """Writers, DDL, VACUUM FULL and TRUNCATE beside the backup; unlogged tables; a tablespace; then the copy is
     compared with what was acknowledged before ConsistentTime, and inspected page by page."""
-    source = PostgresWorld(major, place / "source").create().start()
+    with mounted(route) if route in SHARING else contextlib.nullcontext(place) as point:
+        _every_acknowledged_row_comes_back(place, PostgresWorld(major, point / "source").create().start(), route)
+
+
+def _every_acknowledged_row_comes_back(place: Path, source: PostgresWorld, route: str) -> None:
+    major = source.major
     source.tablespace("elsewhere")
     source.sql("CREATE TABLE items TABLESPACE elsewhere AS SELECT g AS id, md5(g::text) AS word"
                " FROM generate_series(1, 30000) g")  # fmt: skip
     source.sql("CREATE UNLOGGED TABLE fleeting AS SELECT generate_series(1, 1000) AS id")
     source.sql("CREATE ROLE app LOGIN PASSWORD 'secret'")
+    # may not read where the data directory is, so that only the network is left
+    source.sql("CREATE ROLE far LOGIN REPLICATION")
     with Station(place) as station:
-        cluster_id = station.add(source)
+        cluster_id = station.add(source, dsn=source.tcp_dsn(user="far") if route == "stream" else "")
         with Ledger(source.dsn(), disturb=DISTURB) as ledger:
             ledger.wait_for(100)
             backup = station.backup(cluster_id)
             ledger.wait_for(len(ledger.acknowledged) + 20)  # later rows: the copy must not need them
+        assert route_of(station, backup["backup_id"]) == ("image" if route in SHARING else route)
         restored_id, dsn = station.restore(cluster_id, backup["backup_id"], major)
         ledger.check(dsn, backup["consistent_time"])
         assert sql(dsn, "SELECT count(*) FROM items") == [(30000,)]
