@@ -27,9 +27,17 @@ class Station:
     """``with Station(place) as station``: initialised and serving; ended and removed with its restored servers."""
 
     def __init__(
-        self, place: Path, name: str = "home", *, init: tuple[str, ...] = (), user: tuple[int, int] | None = None
+        self,
+        place: Path,
+        name: str = "home",
+        *,
+        init: tuple[str, ...] = (),
+        user: tuple[int, int] | None = None,
+        hidden: Path | None = None,
     ) -> None:
-        """``user``: uid and gid that run Icecore, if not ourselves."""
+        """``user``: uid and gid that run Icecore, if not ourselves. ``hidden``: not to be seen, as on another host."""
+        hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
+        self._icecore = [*(hide if hidden else []), str(ICECORE)]
         self._user: dict[str, Any] = {"user": user[0], "group": user[1], "extra_groups": []} if user else {}
         self.home = place / name
         self.log = place / f"{name}.log"
@@ -44,7 +52,7 @@ class Station:
     def icecore(self, *command: str, check: bool = True, env: Mapping[str, str] | None = None) -> str:
         """stdout of a command; its stderr goes to the failure."""
         done = subprocess.run(
-            [str(ICECORE), "--home", str(self.home), *command],
+            [*self._icecore, "--home", str(self.home), *command],
             capture_output=True,
             text=True,
             timeout=180,
@@ -65,7 +73,7 @@ class Station:
     def process(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         with self.log.open("a") as log:
             return subprocess.Popen(
-                [str(ICECORE), "--home", str(self.home), *command, "--json"],
+                [*self._icecore, "--home", str(self.home), *command, "--json"],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

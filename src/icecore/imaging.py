@@ -124,7 +124,7 @@ class Imaging:
 
     def facts(self) -> dict[str, Any]:
         """For the manifest's engine facts: how the files were taken; empty without an image."""
-        return {"image": self._facts} if self._facts else {}
+        return {"image": self._facts} if self._clones else {}
 
     # ------------------------------------------------------------ parts
 
