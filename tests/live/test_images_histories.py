@@ -185,20 +185,21 @@ class History:
         number, ended = str(self.number), threading.Event()
         writer = threading.Thread(target=self._write_meanwhile, args=(ended, random.Random(self.draw.random())))
         with Images("pc-h", [self.point]) as images:
-            image = images.begin(number)
+            image = images.begin(number, 0)
             assert image is not None, "the file system is too full for an image"
             writer.start()
             try:
-                clones = {name: image.take(f"{name}/file", self.file(name)) for name in NAMES}
+                taken = {f"{name}/file": image.take(f"{name}/file", self.file(name)) for name in NAMES}
             finally:
                 ended.set()
                 writer.join()
             image.sync()
-            self.read[number] = {f"{name}/file": clone.read_bytes() for name, clone in clones.items() if clone}
+            clones = {path: below / path for path, below in taken.items() if below}
+            self.read[number] = {path: clone.read_bytes() for path, clone in clones.items()}
             for older in images.backup_ids():
-                self._compare(images, older, number, {f"{name}/file": clone for name, clone in clones.items() if clone})
+                self._compare(images, older, number, clones)
             if self.draw.random() < 0.8:
-                assert image.seal(0, f"job-{number}")
+                assert image.seal(f"job-{number}")
             else:
                 image.drop()
             if len(images.backup_ids()) > self.draw.randrange(1, KEPT_AT_MOST + 1):

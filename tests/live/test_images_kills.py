@@ -17,7 +17,7 @@ from icecore.images import PLACE, Images
 from world import PostgresWorld
 
 BEFORE = {
-    "xfs": ["started", "imaged", "copied", "closing-copied", "stopped", "session-closed", "copying:600", "uploaded",
+    "xfs": ["started", "imaged", "copied", "closing-copied", "stopped", "session-closed", "copying:15", "uploaded",
             "blocks-finished", "checked"],
     "stream": ["started", "copying:300", "copied", "stopped", "session-closed", "checked"],
 }  # fmt: skip
