@@ -66,19 +66,15 @@ class StorageContract:
     def test_an_absent_object_is_named(self, storage: Storage) -> None:
         storage.put("a/b", [b"x"])
         for name in ("c", "a", "a/b/c", "a/c"):
-            for read in (storage.get, storage.size_bytes, lambda name: storage.get_range(name, 0, 1)):
+            for read in (storage.get, storage.size_bytes, lambda name: storage.get_ranges(name, [(0, 1)])):
                 with pytest.raises(ObjectMissing, match=name):
                     read(name)
 
     def test_a_range_is_exact_or_refused(self, storage: Storage) -> None:
         storage.put("a", [b"0123456789"])
-        assert storage.get_range("a", 0, 10) == b"0123456789"
-        assert storage.get_range("a", 3, 4) == b"3456"
-        assert storage.get_range("a", 10, 0) == b""
+        assert list(storage.get_ranges("a", [(0, 10), (10, 0)])) == [b"0123456789", b""]
         assert list(storage.get_ranges("a", [(8, 2), (0, 3), (0, 3)])) == [b"89", b"012", b"012"]
         for offset, length in ((0, 11), (9, 2), (10, 1), (11, 0), (-1, 1)):
-            with pytest.raises(Damaged, match="a is damaged"):
-                storage.get_range("a", offset, length)
             with pytest.raises(Damaged, match="a is damaged"):
                 storage.get_ranges("a", [(0, 1), (offset, length)])
         with pytest.raises(ObjectMissing):
@@ -121,7 +117,7 @@ class StorageContract:
             lambda: storage.put(name, [b"x"]),
             lambda: storage.replace(name, b"x"),
             lambda: storage.get(name),
-            lambda: storage.get_range(name, 0, 0),
+            lambda: storage.get_ranges(name, [(0, 0)]),
             lambda: storage.size_bytes(name),
             lambda: storage.delete(name),
             lambda: storage.lease(name),

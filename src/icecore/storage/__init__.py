@@ -61,11 +61,8 @@ class Storage(Protocol):
     def get(self, name: str) -> bytes:
         """The whole object; ``ObjectMissing`` if there is none."""
 
-    def get_range(self, name: str, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes; ``Damaged`` if the object is too short."""
-
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
-        """The same for many ``(offset, length)`` of one object."""
+        """For each ``(offset, length)`` exactly these bytes of one object; ``Damaged`` if it is too short."""
 
     def size_bytes(self, name: str) -> int:
         """``ObjectMissing`` if there is none."""

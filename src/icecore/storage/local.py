@@ -163,9 +163,6 @@ class LocalStorage:
         with self._opened(name) as fd:
             return _read_exactly(fd, 0, os.fstat(fd).st_size, name)
 
-    def get_range(self, name: str, offset: int, length: int) -> bytes:
-        return self.get_ranges(name, [(offset, length)])[0]
-
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         with self._opened(name) as fd:
             size_bytes = os.fstat(fd).st_size

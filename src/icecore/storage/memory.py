@@ -80,17 +80,15 @@ class MemoryStorage:
     def get(self, name: str) -> bytes:
         return self._call("read", name, lambda: self._object(name))
 
-    def get_range(self, name: str, offset: int, length: int) -> bytes:
-        def effect() -> bytes:
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        def effect() -> list[bytes]:
             data = self._object(name)
-            if offset < 0 or length < 0 or offset + length > len(data):
-                raise Damaged(name=name, reason=f"it has no {length} bytes at {offset}")
-            return data[offset : offset + length]
+            for offset, length in ranges:
+                if offset < 0 or length < 0 or offset + length > len(data):
+                    raise Damaged(name=name, reason=f"it has no {length} bytes at {offset}")
+            return [data[offset : offset + length] for offset, length in ranges]
 
         return self._call("read", name, effect)
-
-    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        return [self.get_range(name, offset, length) for offset, length in ranges]
 
     def size_bytes(self, name: str) -> int:
         return self._call("read", name, lambda: len(self._object(name)))
