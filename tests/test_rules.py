@@ -24,6 +24,7 @@ FOUND = {"evidence"}  # pure, too: what engines find, the repository keeps, and 
 PROCEDURES = {
     "backup",
     "copying",
+    "receiving",
     "laps",
     "pace",
     "imaging",

@@ -100,7 +100,9 @@ def run(
             to_read = image.take(session.files(), threads)
             watch.step("imaged")
             watch.phase(Phase.UPLOADING, probe.size_bytes)
-            copier = Copier(writer, watch, threads, ordered=session.ordered, pace=pace, laps=laps)
+            copier = Copier(
+                writer, watch, threads, ordered=session.ordered, pace=pace, laps=laps, give_up=session.give_up
+            )
             stored = FileList()
             copier.copy(to_read, stored, alive=image.alive)
             watch.step("copied")

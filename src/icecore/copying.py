@@ -25,6 +25,7 @@ from icecore.engines import SourceFile, SourceReader, SourceVanished
 from icecore.laps import Laps, lap
 from icecore.model import FileKind, Phase
 from icecore.pace import Pace
+from icecore.receiving import Receiving
 from icecore.repository import FileList, StoredFile, Writer
 
 SPAN_BYTES = 64 << 20  # one task reads this much: large enough to be sequential, small enough to share a 1 GiB file
@@ -83,7 +84,7 @@ class _Span:
 
 
 class Copier:
-    """Reads source files in several threads and gives their blocks to the writer; a stream is read in one.
+    """Reads source files in several threads and gives their blocks to the writer; a stream is received by one.
 
     ``alive``: called about once a second while the files read are those of a living server.
     """
@@ -97,18 +98,20 @@ class Copier:
         ordered: bool,
         pace: Pace | None = None,
         laps: Laps | None = None,
+        give_up: Callable[[], None] = lambda: None,
     ) -> None:
+        """``give_up``: makes what a stream's reader waits for end soon."""
         self.read_bytes = 0  # of files; the rest was proven unchanged
         self._writer = writer
         self._watch = watch
         self._ordered = ordered
-        self._threads = 1 if ordered else threads
+        self._threads = threads
         self._block_bytes = writer.block_bytes
         self._span_bytes = SPAN_BYTES - SPAN_BYTES % writer.block_bytes
         self._read_bytes = max(READ_BYTES - READ_BYTES % writer.block_bytes, writer.block_bytes)
         self._pace = pace or Pace()
         self._laps = laps or Laps()
-        self._reading = Part.NETWORK if ordered else Part.READ
+        self._give_up = give_up
         self._ended = threading.Event()  # the copy under way is given up
         self._buffers = local()
         self._done_bytes = 0
@@ -128,8 +131,7 @@ class Copier:
         ``known``: what an older backup has of a file; raises ``Distrusted`` when that turns out wrong.
         """
         if self._ordered:
-            for file in files:
-                self._copy_in_order(file, stored, alive)
+            self._copy_in_order(files, stored, alive)
             return
         waiting: deque[tuple[list[SourceFile], list[Future[list[_Span | None]]]]] = deque()
         self._ended = threading.Event()
@@ -189,15 +191,30 @@ class Copier:
                 break  # the file ends here: it shrank, or this was its last span
         return _Span(b"".join(blocks), size_bytes, 0)
 
-    def _copy_in_order(self, file: SourceFile, stored: FileList, alive: Callable[[], None]) -> None:
-        span = _Span(b"", 0, 0)
-        if file.meta.kind is FileKind.FILE:
+    def _copy_in_order(self, files: Iterable[SourceFile], stored: FileList, alive: Callable[[], None]) -> None:
+        """Received beside this thread, which listens meanwhile."""
+        self._ended = threading.Event()
+        stream = Receiving(self._writer, self._threads, self._pace, self._laps, self._ended, self._received)
+
+        def receive() -> None:
+            for each in stream.store(files):
+                stored.append(_stored(*each))
+
+        with ThreadPoolExecutor(1, "receive", self._pace.begin_thread) as pool:
+            future = pool.submit(receive)
             try:
-                span = self._read(file, 0, file.meta.size_bytes, None)
-            except SourceVanished:
-                return
-        self._tell([span], alive)
-        stored.append(_stored(file, span.blocks, span.size_bytes))
+                while not future.done():
+                    wait([future], LISTEN_EVERY_S)
+                    self._tell([], alive)
+            except BaseException:
+                self._ended.set()
+                self._give_up()
+                raise
+            future.result()
+
+    def _received(self, count: int) -> None:
+        self._done_bytes += count
+        self.read_bytes += count
 
     # ------------------------------------------------------------ in a worker thread
 
@@ -261,7 +278,7 @@ class Copier:
         view: memoryview = self._buffers.view
         self._pace.spend(wanted, self._ended)
         got = reader.read(at, view[:wanted])
-        lap(self._reading)
+        lap(Part.READ)
         ids = self._writer.add_blocks(view[:got]) if got else b""
         lap(Part.CPU)
         return got, ids

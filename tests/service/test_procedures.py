@@ -12,7 +12,7 @@ import pytest
 import simulated
 from simulated import QuietWatch, SimulatedEngine, SimulatedRestore, some_files, tree
 
-from icecore import backup, copying, directio, errors, laying, restore
+from icecore import backup, copying, directio, errors, laying, receiving, restore
 from icecore.binding import Part, binds
 from icecore.engines import RestoreTarget
 from icecore.laps import Laps
@@ -94,6 +94,32 @@ def test_a_slow_backup_is_the_same_backup_and_a_cancel_does_not_wait_for_it(stor
 
     with pytest.raises(Stopped):  # at one byte a second the first span alone takes a day
         make(engine, storage, tmp_path, number=2, pace=Pace(1), watch=QuietWatch(cancel))
+    assert Repository.open(storage, None).has("pc-1", "2") is None
+
+
+def test_a_stream_is_received_while_others_store_what_came_and_a_cancel_is_heard_in_the_midst(
+    storage, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(copying, "LISTEN_EVERY_S", 0.05)
+    monkeypatch.setattr(receiving, "PIECE_BYTES", BLOCK_BYTES)
+    Slow(monkeypatch, simulated._Reader, "read", 0.01)
+    Slow(monkeypatch, BlockCodec, "pack", 0.01)
+    engine = SimulatedEngine({"a": os.urandom(100 * BLOCK_BYTES), "b": b"short", "c": b""}, ordered=True)
+    began = time.monotonic()
+    make(engine, storage, tmp_path)
+    assert time.monotonic() - began < 1.7  # one after the other it is 2 s
+    assert restored(storage, tmp_path / "out") == dict(sorted(engine.files.items()))
+
+    def cancel(name: str) -> None:
+        if name == "copying" and time.monotonic() - began > 0.2:
+            raise Stopped
+
+    for pace, wait_s in ((Pace(1), 0.0), (None, 0.2)):  # held by the limit, by a server that sends little
+        Slow(monkeypatch, simulated._Reader, "read", wait_s)
+        began = time.monotonic()
+        with pytest.raises(Stopped):
+            make(engine, storage, tmp_path, number=2, pace=pace, watch=QuietWatch(cancel))
+        assert time.monotonic() - began < 1.0
     assert Repository.open(storage, None).has("pc-1", "2") is None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from icecore import laps as module
@@ -47,3 +49,30 @@ def test_time_in_which_threads_worked_is_shared_out_as_they_spent_theirs(monkeyp
     passes(20)
     laps.passed(None)
     assert laps.spent_ms() == NOTHING | {Part.SERVER: 4000, Part.CPU: 15_000, Part.READ: 5000}
+
+
+def test_busy_threads_do_not_bind_while_the_one_that_leads_need_not_wait(monkeypatch: pytest.MonkeyPatch):
+    now = 0
+
+    def passes(seconds: int, part: Part | None) -> None:
+        nonlocal now
+        now += seconds * 10**9
+        lap(part)
+
+    monkeypatch.setattr(module, "perf_counter_ns", lambda: now)
+    laps = Laps()
+
+    def store() -> None:
+        with laps.working():
+            passes(60, Part.CPU)
+            passes(20, Part.WRITE)
+
+    follower = threading.Thread(target=store)
+    follower.start()
+    follower.join()
+    laps.skip()
+    with laps.working(leading=True):
+        passes(6, Part.NETWORK)
+        passes(4, None)
+    laps.passed(None)
+    assert laps.spent_ms() == NOTHING | {Part.NETWORK: 6000, Part.CPU: 3000, Part.WRITE: 1000}

@@ -69,6 +69,9 @@ class BackupSession(Protocol):
     def facts(self) -> dict[str, Any]:
         """JSON for ``BackupFacts.engine_facts``: all that restore needs besides the files."""
 
+    def give_up(self) -> None:
+        """From another thread: what an ordered session's files wait for ends within a second, by an error."""
+
     def alive(self) -> None:
         """Raise ``EngineFailed`` when the session is lost or the server was promoted. Cheap; called often."""
 

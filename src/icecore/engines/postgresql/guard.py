@@ -44,6 +44,7 @@ class Guard:
         self._retained_limit_bytes = retained_limit_bytes
         self._local = local
         self._lock = threading.RLock()
+        self._given_up = threading.Event()
         self._pinged_at = 0.0
         self._sql: psycopg.Connection[Any] | None = None
         self._capture: LogCapture | None = None
@@ -57,6 +58,9 @@ class Guard:
         self._segments: list[Path] = []
 
     # ------------------------------------------------------------ contract
+
+    def give_up(self) -> None:
+        self._given_up.set()
 
     def alive(self) -> None:
         """Raise ``EngineFailed`` when the session is lost, the server was promoted, or it keeps too much log for us."""

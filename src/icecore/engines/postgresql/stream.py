@@ -33,6 +33,7 @@ from icecore.errors import Damaged, EngineFailed
 from icecore.model import Boundary, FileKind, FileMeta
 
 SAMPLE_S = 0.5
+LOOK_UP_S = 0.5
 SILENCE_S = 300.0  # a stream that sends nothing for so long is dead
 _IN_MEMORY = ("backup_label", "tablespace_map")
 _WHOLE_BYTES = 64 * 1024**2  # no label is larger
@@ -255,11 +256,12 @@ class StreamSession(Guard):
                     return memoryview(data)
                 if size < 0:
                     return None
-                readable, _, _ = select.select([pgconn.socket], [], [], 1.0)
+                readable, _, _ = select.select([pgconn.socket], [], [], LOOK_UP_S)
                 if readable:
                     pgconn.consume_input()
                     silent_since = time.monotonic()
                 self.capture.check()
+                require(not self._given_up.is_set(), "reading the backup stream", "it is not wanted any more")
                 require(
                     time.monotonic() - silent_since < SILENCE_S,
                     "reading the backup stream",
