@@ -21,7 +21,7 @@ SOAK_ROUNDS ?= 5
 help:
 	@sed -n '1,6s/^# //p' Makefile
 
-setup: system-test $(STAMPS)/python $(STAMPS)/postgresql $(STAMPS)/node
+setup: system-test $(STAMPS)/python $(STAMPS)/postgresql $(STAMPS)/node $(STAMPS)/promtool
 
 demo: system-demo $(STAMPS)/python
 	@$(PYTHON) scripts/demo.py $(if $(KEEP),--keep)
@@ -71,6 +71,10 @@ $(STAMPS)/python: requirements-dev.lock pyproject.toml scripts/setup_python.sh $
 $(STAMPS)/postgresql: scripts/fetch_postgres.py | system-test $(STAMPS)/python
 	@$(PYTHON) scripts/fetch_postgres.py $(MAJORS)
 	@touch $@
+
+$(STAMPS)/promtool: scripts/setup_promtool.sh | system-test
+	@scripts/setup_promtool.sh
+	@mkdir -p $(@D) && touch $@
 
 $(STAMPS)/node: tests/live/node/package-lock.json scripts/setup_node.sh | system-test
 	@scripts/setup_node.sh

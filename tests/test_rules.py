@@ -87,6 +87,7 @@ LIBRARIES: dict[str, set[str]] = {
     "jinja2": {"console"},
     "pygments": {"console"},
     "uvicorn": {"api"},
+    "prometheus_client": {"api"},
     "cryptography": {"repository", "api", "catalog"},
     "blake3": {"repository"},
     "zstandard": {"repository"},

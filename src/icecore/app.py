@@ -22,6 +22,7 @@ from icecore.api.operations import Context, table
 from icecore.catalog import Catalog, clusters, jobs, keys, proofs, queries
 from icecore.catalog.calls import Calls
 from icecore.catalog.console import ConsoleRecords
+from icecore.catalog.figures import Figures, figures
 from icecore.config import Config, Credential
 
 if TYPE_CHECKING:
@@ -99,6 +100,15 @@ class App:
         )
 
     # ------------------------------------------------------------ beside the operations
+
+    def figures(self) -> Figures:
+        """For monitoring. What cannot be read is left out: the rest must not hang on it."""
+        try:
+            repository = [self._repository()]
+        except errors.IcecoreError as error:
+            log.warning("the repository cannot be measured", reason=error.message)
+            repository = []
+        return figures(self.catalog) | {"repository": repository}
 
     def look_at(self, cluster_id: str) -> Probe:
         """Probe a cluster now and record what was found. Raises EngineUnreachable."""

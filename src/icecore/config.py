@@ -42,6 +42,7 @@ SETTINGS = {
     "images": "ICECORE_IMAGES",
     "max_rate": "ICECORE_MAX_RATE",
     "background": "ICECORE_BACKGROUND",
+    "metrics_token": "ICECORE_METRICS_TOKEN",
 }
 _YES = ("true", "1", "yes")
 
@@ -56,6 +57,7 @@ class Config:
     threads: int  # that read, hash and compress during a backup or restore
     images: bool = True  # where a cluster's file system can share blocks
     max_rate_bytes_s: int = 0  # that a backup may read; 0: as fast as it goes
+    metrics_token: str = ""  # what a scrape of /metrics from elsewhere must bear
     background: bool = False  # a backup's threads get core and disk only when nobody else wants them
 
     @property
@@ -136,6 +138,7 @@ def load(home: Path) -> Config:
         threads=max(1, threads),
         images=str(values.get("images", "true")).lower() in (*_YES, "auto"),
         max_rate_bytes_s=_rate(str(values.get("max_rate", "0")), path),
+        metrics_token=str(values.get("metrics_token", "")),
         background=str(values.get("background", "false")).lower() in _YES,
     )
 

@@ -35,6 +35,7 @@ def serve(
     Errors: Refused (the address is taken, the home is of a later version, a bad certificate).
     """
     from icecore import console
+    from icecore.api import metrics
     from icecore.api import server as wire
 
     # The certificate, if any
@@ -47,7 +48,8 @@ def serve(
 
     # The socket first: a taken address must not start a worker
     host, port = split_listen(listen or config.listen)
-    application = wire.build_app(app, pages=lambda gateway: console.pages(gateway, app))
+    scrape = metrics.route(app.figures, config.metrics_token)
+    application = wire.build_app(app, pages=lambda gateway: [*console.pages(gateway, app), scrape])
     server = wire.Server(application, host, port, tls_cert, tls_key)
     worker = Worker(config, app.catalog) if with_worker else None
     if worker is not None:

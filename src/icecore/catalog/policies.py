@@ -96,6 +96,14 @@ def take_slot(catalog: Catalog, cluster_id: str, moment: int) -> str:
         return backup_id
 
 
+def overdue_s(catalog: Catalog, moment: int) -> dict[str, int]:
+    """By cluster with a policy: for how long a slot has been waiting for its backup, 0 where none is."""
+    with catalog.read() as tx:
+        rows = tx.execute(sa.select(tables.policy)).all()
+    slots = {row.cluster_id: due(_policy(row).schedule, moment, row.taken_slot) for row in rows}
+    return {cluster_id: 0 if slot is None else moment - slot for cluster_id, slot in slots.items()}
+
+
 def preview(catalog: Catalog, cluster_id: str, moment: int, policy: Policy | None = None) -> list[Verdict]:
     """What the cluster's policy, or this one instead, says of each backup. Empty without a policy."""
     with catalog.read() as tx:
