@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from icecore import errors
 from icecore.copying import Copier, Distrusted, Known
-from icecore.engines import BackupSession, ClonableFile, ClonableSession, SourceFile
+from icecore.engines import BackupSession, ClonableSession, SourceFile, path_of
 from icecore.images import Images, KeptImage, NewImage
 from icecore.model import FileMeta
 from icecore.repository import FileList, Repository, StoredFile, Writer
@@ -78,7 +78,9 @@ class Imaging:
                 if below is None:
                     left.append(StoredFile(meta, b""))
                 else:
-                    self._clones.setdefault(below, FileList()).append(StoredFile(meta, b""))
+                    if below not in self._clones:
+                        self._clones[below] = FileList()
+                    self._clones[below].append(StoredFile(meta, b""))
                     cloned_files += 1
         self._facts = {"cloned_files": cloned_files, "cloned_in_ms": round((time.monotonic() - started) * 1000)}
         return (host.file(file.meta) for file in left)
@@ -146,10 +148,10 @@ class Imaging:
         assert self._image is not None
         taken = []
         for file in files:
-            below = None
-            if isinstance(file, ClonableFile):
+            below, path = None, path_of(file)
+            if path is not None:
                 with contextlib.suppress(FileNotFoundError):
-                    below = self._image.take(file.meta.path, file.path)
+                    below = self._image.take(file.meta.path, path)
             taken.append((below, file.meta))
         return taken
 
@@ -157,7 +159,7 @@ class Imaging:
         assert self._host is not None
         for below, files in self._clones.items():
             for file in files:
-                yield self._host.cloned(file.meta, below / file.meta.path)
+                yield self._host.cloned(file.meta, f"{below}/{file.meta.path}")
 
     def _older(self, repository: Repository, writer: Writer) -> _Older:
         """What the newest earlier backup that still has its image knows. Nothing where it cannot be read: this backup
@@ -191,12 +193,13 @@ class _Older:
         self._image, self._files, self._block_bytes = image, files, block_bytes
 
     def known(self, file: SourceFile) -> Known | None:
-        if self._image is None or not len(self._files) or not isinstance(file, ClonableFile):
+        path = path_of(file)
+        if self._image is None or path is None or file.meta.size_bytes <= self._block_bytes:
             return None
         before = self._files.find(file.meta.path)
         if before is None:
             return None
-        prove = functools.partial(self._image.unchanged, file.meta.path, file.path, self._block_bytes)
+        prove = functools.partial(self._image.unchanged, file.meta.path, path, self._block_bytes)
         return Known(before.meta.size_bytes, before.blocks, prove)
 
 

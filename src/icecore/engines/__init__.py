@@ -49,12 +49,17 @@ class SourceFile(Protocol):
         """May be opened by several threads at once unless the session is ``ordered``. ``SourceVanished``."""
 
 
-@runtime_checkable
 class ClonableFile(SourceFile, Protocol):
     """A file of this host that may be cloned during the session and read later, also after it (``cloned``)."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> str: ...
+
+
+def path_of(file: SourceFile) -> str | None:
+    """Of a ``ClonableFile``; None for any other. To ask the protocol itself takes longer than to read a small file."""
+    path = getattr(file, "path", None)
+    return path if type(path) is str else None
 
 
 class BackupSession(Protocol):
@@ -93,7 +98,7 @@ class ClonableSession(BackupSession, Protocol):
     def file(self, meta: FileMeta) -> SourceFile:
         """One of ``files`` again."""
 
-    def cloned(self, meta: FileMeta, clone: Path) -> SourceFile:
+    def cloned(self, meta: FileMeta, clone: str) -> SourceFile:
         """One of ``files``, to be read from a clone, also after the session."""
 
 

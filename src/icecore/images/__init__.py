@@ -191,7 +191,7 @@ class NewImage:
         self._lock = threading.Lock()
         self._taken: dict[int, NewSeals] = {}
 
-    def take(self, path: str, source: Path) -> Path | None:
+    def take(self, path: str, source: str) -> Path | None:
         """Make a clone of ``source``, to be read instead of it: ``path`` below the directory given back. None where its
         file system cannot share blocks.
 
@@ -214,10 +214,11 @@ class NewImage:
         finally:
             os.close(reading)
         with self._lock:
-            seals = self._taken.setdefault(device, NewSeals())
+            if device not in self._taken:
+                self._taken[device] = NewSeals()
             if made.st_size > self._sealed_above_bytes:
                 # as it is now: what happens to it from here on breaks the seal
-                seals.add(path, Seal.of_status(made))
+                self._taken[device].add(path, Seal.of_status(made))
         return self._places[device]
 
     def sync(self) -> None:
@@ -303,7 +304,7 @@ class KeptImage:
                         total += own_bytes(descriptor) if Seal.of(descriptor) == seal else 0
         return total
 
-    def unchanged(self, path: str, newer: Path, block_bytes: int) -> npt.NDArray[np.bool_] | None:
+    def unchanged(self, path: str, newer: str, block_bytes: int) -> npt.NDArray[np.bool_] | None:
         """For each block of the clone ``newer`` whether this image surely has the same bytes; None: nothing known."""
         found = self._find(path)
         if found is None:
@@ -334,7 +335,7 @@ def _files(root: Root, name: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path | str, *, below: int | None = None) -> Iterator[int]:
+def _opened(path: str, *, below: int | None = None) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=below)
     try:
         yield descriptor

@@ -24,7 +24,7 @@ from icecore.binding import Part
 from icecore.errors import Damaged, ObjectExists, ObjectMissing
 from icecore.laps import lap
 from icecore.model import BackupFacts
-from icecore.repository.blocks import BlockCodec
+from icecore.repository.blocks import BLOCK_ID_BYTES, BlockCodec
 from icecore.repository.fencing import condemned_packs
 from icecore.repository.index import BlockTable, Place, SeenIds, decode_index, encode_index
 from icecore.repository.layout import ClusterLayout, below
@@ -109,6 +109,12 @@ class Writer:
     def adopt(self, ids: Buffer) -> NDArray[np.bool_]:
         """For each of the concatenated ids of an earlier backup: True where its block is there, and from now on
         relied on; the others must be added. From any thread, until ``finish_blocks``."""
+        if len(ids) == BLOCK_ID_BYTES:  # a small file's: without arrays
+            with self._changed:
+                self._raise_failure()
+                found_one = self._known_block(bytes(ids))
+                self.adopted_blocks += found_one
+            return np.array([found_one])
         rows = self._known.rows_of(ids)
         found = rows >= 0
         rows = rows[found]

@@ -80,8 +80,8 @@ class LocalFile:
             self._first_block = found.relation.segment * check.pages_per_segment
 
     @property
-    def path(self) -> Path:
-        return self._source
+    def path(self) -> str:
+        return str(self._source)
 
     def open(self) -> LocalReader:
         try:
@@ -91,7 +91,7 @@ class LocalFile:
                 raise EngineFailed(
                     doing="reading an image", reason=f"the clone of {self.meta.path} was removed meanwhile"
                 ) from None
-            if self._source.name in NEVER_VANISH and not _dropped_with_directory(self._source):
+            if Path(self._source).name in NEVER_VANISH and not _dropped_with_directory(Path(self._source)):
                 raise EngineFailed(doing="reading the data directory", reason=f"{self.meta.path} vanished") from None
             raise SourceVanished(self.meta.path) from None
         except OSError as error:

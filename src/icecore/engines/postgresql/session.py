@@ -114,9 +114,9 @@ class LocalSession(Guard):
     def file(self, meta: FileMeta) -> SourceFile:
         if meta.kind is not FileKind.FILE:
             return NoContent(meta)
-        return LocalFile(found_again(meta, Path(self.source.data_directory) / meta.path), self._checks)
+        return LocalFile(found_again(meta, f"{self.source.data_directory}/{meta.path}"), self._checks)
 
-    def cloned(self, meta: FileMeta, clone: Path) -> SourceFile:
+    def cloned(self, meta: FileMeta, clone: str) -> SourceFile:
         return LocalFile(found_again(meta, clone), self._checks, may_vanish=False)
 
     def closing_files(self) -> Iterator[SourceFile]:

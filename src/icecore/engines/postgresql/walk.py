@@ -8,6 +8,7 @@ source). ``left_out``, ``relation_of`` and the tables are pure; ``Walk`` reads d
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -62,10 +63,11 @@ class Found:
     """A name that belongs into the backup and where its bytes are."""
 
     meta: FileMeta
-    source: Path
+    source: Path | str
     relation: Relation | None = None
 
 
+@functools.lru_cache(4096)  # asked several times of each name
 def relation_of(name: str) -> Relation | None:
     match = _RELATION.match(name)
     if match is None:
@@ -75,12 +77,13 @@ def relation_of(name: str) -> Relation | None:
     )
 
 
-def found_again(meta: FileMeta, source: Path) -> Found:
+def found_again(meta: FileMeta, source: Path | str) -> Found:
     """What a walk found under this path, with its bytes elsewhere."""
     directory, _, name = meta.path.rpartition("/")
     return Found(meta, source, relation_of(name) if holds_relations(directory) else None)
 
 
+@functools.lru_cache(64)
 def holds_relations(directory: str) -> bool:
     """Whether relation files can lie directly in this directory (relative to the data directory)."""
     return directory == "global" or _DATABASE_DIRECTORY.match(directory) is not None
@@ -156,7 +159,8 @@ class Walk:
         # 1. List it whole: a name that existed throughout is in the list, whatever else changes meanwhile.
         try:
             status = source.stat()
-            names = sorted(entry.name for entry in source.iterdir())
+            with os.scandir(source) as entries:
+                names = sorted(entry.name for entry in entries)
         except FileNotFoundError:
             if relative in ("", "base", "global"):
                 raise EngineFailed(doing="listing the data directory", reason=f"{source} is gone") from None
@@ -192,22 +196,23 @@ class Walk:
                 ordinary.append(name)
             path = f"{relative}/{name}" if relative else name
             if path != "global/pg_control":
-                yield from self._name(path, source / name, relation, above)
+                yield from self._name(path, f"{source}/{name}", relation, above)
         if relations:
             self._without_init[relative] = "\n".join(ordinary)
 
     def _name(
-        self, path: str, source: Path, relation: Relation | None, above: frozenset[tuple[int, int]]
+        self, path: str, place: str, relation: Relation | None, above: frozenset[tuple[int, int]]
     ) -> Iterator[Found]:
         try:
-            status = source.lstat()
+            status = os.lstat(place)
             if stat.S_ISLNK(status.st_mode):
+                source = Path(place)
                 if path.startswith("pg_tblspc/"):
                     yield from self._tablespace(path, source, status, above)
                     return
                 # The link is stored as what it leads to.
                 self.links[path] = str(source.readlink())
-                if os.path.realpath(source) in self._secrets:
+                if os.path.realpath(place) in self._secrets:
                     self.warnings.append(f"{path}: leads to a private key; left out")
                     return
                 status = source.stat()
@@ -222,15 +227,15 @@ class Walk:
         except OSError as error:
             raise EngineFailed(doing=f"reading {path}", reason=str(error.strerror)) from error
         if stat.S_ISDIR(status.st_mode):
-            if not path.startswith("pg_tblspc/") and os.path.realpath(source) in self._tablespaces:
+            if not path.startswith("pg_tblspc/") and os.path.realpath(place) in self._tablespaces:
                 return  # a tablespace inside the data directory: its files stand below pg_tblspc
-            yield from self._directory(path, source, above)
+            yield from self._directory(path, Path(place), above)
         elif stat.S_ISREG(status.st_mode):
             if path.startswith("pg_tblspc/"):
                 oid = path.split("/")[1]
                 self.tablespace_bytes[oid] = self.tablespace_bytes.get(oid, 0) + status.st_size
             meta = FileMeta(path, FileKind.FILE, _mode(status), int(status.st_mtime), status.st_size)
-            yield Found(meta, source, relation)
+            yield Found(meta, place, relation)
         else:
             self.warnings.append(f"{path}: a socket, pipe or device; left out")
 
