@@ -3,6 +3,7 @@ second or two."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from station import Station
 from world import PostgresWorld
 
 world.announce_programs()
+# A slot outlives the home that a test throws away; tests of log backup switch it on
+os.environ.setdefault("ICECORE_LOG_BACKUP", "off")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -38,7 +38,8 @@ PROCEDURES = {
     "prune",
 }
 CONTRACTS = {"storage", "engines", "repository"}  # the packages' own names; "storage.local" is not among them
-WORK = {"worker", "tasks", "watch", "keeper", "pinned", "scheduler", "idle"}  # the worker and its pieces
+# the worker and its pieces
+WORK = {"worker", "tasks", "watch", "keeper", "archiver", "pinned", "scheduler", "idle"}
 PARTS = {"storage.*", "engines.*", "repository.*"}
 
 # Who may import what of ours, by the first name that fits; `name` means that module alone, `name.*` all below it.

@@ -166,7 +166,7 @@ class _Line:
 
     def follow(self) -> None:
         while self._watch.wanted():
-            chunk = self._stream.receive(UNIT_AFTER_S / 4)
+            chunk = self._stream.receive(UNIT_AFTER_S / 4 if self._pending else UNIT_AFTER_S)
             if chunk is not None:
                 self._take(chunk.position, chunk.data)
             now = time.monotonic()

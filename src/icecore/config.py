@@ -40,6 +40,7 @@ SETTINGS = {
     "encrypted": "ICECORE_ENCRYPTED",
     "threads": "ICECORE_THREADS",
     "images": "ICECORE_IMAGES",
+    "log_backup": "ICECORE_LOG_BACKUP",
     "max_rate": "ICECORE_MAX_RATE",
     "background": "ICECORE_BACKGROUND",
     "metrics_token": "ICECORE_METRICS_TOKEN",
@@ -56,6 +57,7 @@ class Config:
     encrypted: bool
     threads: int  # that read, hash and compress during a backup or restore
     images: bool = True  # where a cluster's file system can share blocks
+    log_backup: bool = True  # of the clusters that have it on
     max_rate_bytes_s: int = 0  # that a backup may read; 0: as fast as it goes
     metrics_token: str = ""  # what a scrape of /metrics from elsewhere must bear
     background: bool = False  # a backup's threads get core and disk only when nobody else wants them
@@ -137,6 +139,7 @@ def load(home: Path) -> Config:
         encrypted=str(values.get("encrypted", "true")).lower() in _YES,
         threads=max(1, threads),
         images=str(values.get("images", "true")).lower() in (*_YES, "auto"),
+        log_backup=str(values.get("log_backup", "true")).lower() in (*_YES, "on"),
         max_rate_bytes_s=_rate(str(values.get("max_rate", "0")), path),
         metrics_token=str(values.get("metrics_token", "")),
         background=str(values.get("background", "false")).lower() in _YES,

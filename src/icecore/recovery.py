@@ -127,6 +127,17 @@ def latest(bases: Sequence[LogBase], logs: Logs) -> int:
     return max((window.until_us for window in windows(bases, logs)), default=0)
 
 
+TOLD_LATE_S = 90  # an idle server is asked every 30 s: told longer ago than that, nothing is known of now
+
+
+def lose_now_s(now: int, *, known_at_us: int, told_at: int, quiet: bool, lag_bytes: int) -> int:
+    """How much time would be lost if the host vanished now. Nothing, where the server was asked a moment ago and had
+    written nothing that is not here."""
+    if quiet and lag_bytes == 0 and now - told_at < TOLD_LATE_S:
+        return 0
+    return max(now - known_at_us // 1_000_000, 0)
+
+
 def nearest(moment_us: int, found: Sequence[Window]) -> str:
     """What to choose instead."""
     before = max((window.until_us for window in found if window.until_us < moment_us), default=0)

@@ -22,6 +22,7 @@ from typing import TextIO
 import structlog
 
 from icecore import errors, idle, tasks
+from icecore.archiver import Archiver
 from icecore.catalog import JOB_VERSION, QUEUE, WORKFLOW, Catalog, jobs
 from icecore.catalog.jobs import Claim, NotYet
 from icecore.config import Config
@@ -59,6 +60,7 @@ class Worker:
         self._threads: list[threading.Thread] = []
         self._keeper = Keeper(config, catalog, self._stopping)
         self._scheduler = Scheduler(catalog, self._stopping)
+        self._archiver = Archiver(config, catalog, self._stopping)
 
     def start(self) -> None:
         from dbos import DBOS
@@ -86,7 +88,7 @@ class Worker:
             on_conflict="always_update",
         )
         idle.sleep_on((*dbos.background_thread_stop_events, dbos._background_jobs_stop_event), self.catalog.queued)
-        for body in (self._recover_dead, self._scheduler.run, self._keeper.run):
+        for body in (self._recover_dead, self._scheduler.run, self._keeper.run, self._archiver.run):
             thread = threading.Thread(target=body, name=body.__qualname__, daemon=True)
             thread.start()
             self._threads.append(thread)

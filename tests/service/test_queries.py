@@ -166,6 +166,7 @@ def every_way() -> Iterator[tuple[str, dict[str, str]]]:
     yield "DescribeOverview", {"MaxResults": "2", "Marker": paging.write_marker("cluster", "pc-0")}
     yield "DescribeOverview", {"DBClusterId": "pc-1"}
     yield "DescribeClusterHealth", {"DBClusterId": "pc-1"}
+    yield "DescribeRecoveryWindows", {"DBClusterId": "pc-1"}
     yield "DescribeAccessKeys", {}
 
 

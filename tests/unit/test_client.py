@@ -71,7 +71,7 @@ def samples_of(kind: type[errors.IcecoreError]) -> errors.IcecoreError:
     if issubclass(kind, errors.Refused):
         return kind("it is so", "do this")
     fields = ("parameter", "reason", "string_to_sign", "limit_bytes", "backup_id", "backup_status", "name")
-    fields += ("doing", "do", "job_id", "place", "endpoint")
+    fields += ("doing", "do", "job_id", "place", "endpoint", "moment", "nearest")
     return kind(**dict.fromkeys(fields, "Thing"))
 
 

@@ -6,15 +6,17 @@ cluster since), then the cluster, then its state, then the quota. Nothing is wri
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
 import sqlalchemy as sa
 
-from icecore import errors
+from icecore import errors, recovery
 from icecore.catalog import Catalog, new_id, tables
 from icecore.model import (
     COUNTED_AGAINST_QUOTA,
@@ -129,9 +131,10 @@ def accept_restore(
     region_id: str,
     node_class: str,
 ) -> str:
-    """Accept a new cluster made from a backup (``point``: its id, or LATEST); gives the new cluster's id.
+    """Accept a new cluster made from a backup (``point``: its id, LATEST, or a moment); gives the new cluster's id.
 
-    Errors: TokenMismatch, ClusterNotFound, BackupNotFound, WrongMajorVersion, Refused (name taken).
+    Errors: TokenMismatch, ClusterNotFound, BackupNotFound, MomentNotRestorable, WrongMajorVersion, Refused (the name
+    is taken).
     """
     with catalog.write() as tx:
         wanted = digest(request)
@@ -161,6 +164,7 @@ def accept_restore(
             source_cluster_id=source_cluster_id,
             source_backup_id=backup.id,
             clone_point=point,
+            log_backup=False,  # a copy is archived when somebody says so
             created_at=now(),
         )
         queue_job(catalog, tx, new_id(tx), JobKind.RESTORE, cluster_id, backup.id)
@@ -362,7 +366,37 @@ def unfinished_job(tx: sa.Connection, **match: str) -> bool:
     return tx.execute(query.limit(1)).first() is not None
 
 
+def moment_of(point: str) -> int | None:
+    """Whole Unix seconds of a ``CloneDataPoint`` that is a time (``2026-11-25T22:10:00Z``, or without seconds)."""
+    for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ"):
+        with contextlib.suppress(ValueError):
+            return int(datetime.strptime(point, form).replace(tzinfo=UTC).timestamp())
+    return None
+
+
+def _backup_before(tx: sa.Connection, cluster_id: str, moment: int) -> sa.Row[Any]:
+    """The newest backup that ended before a moment inside a recovery window, as log backup told the windows last."""
+    row = tx.execute(sa.select(tables.log_state).where(tables.log_state.c.cluster_id == cluster_id)).first()
+    windows = [recovery.Window(*each) for each in json.loads(row.windows)] if row is not None else []
+    wanted_us = moment * 1_000_000
+    if not any(each.since_us <= wanted_us <= each.until_us for each in windows):
+        nearest = recovery.nearest(wanted_us, windows)
+        raise errors.MomentNotRestorable(moment=recovery.moment_text(wanted_us), nearest=nearest)
+    query = sa.select(tables.backup).where(
+        tables.backup.c.cluster_id == cluster_id,
+        tables.backup.c.status == BackupStatus.SUCCESS,
+        tables.backup.c.consistent_at < moment,
+    )
+    found = tx.execute(query.order_by(tables.backup.c.consistent_at.desc(), tables.backup.c.id.desc())).first()
+    if found is None:
+        raise errors.BackupNotFound()
+    return found
+
+
 def _backup_to_restore(tx: sa.Connection, cluster_id: str, point: str) -> sa.Row[Any]:
+    moment = moment_of(point)
+    if moment is not None:
+        return _backup_before(tx, cluster_id, moment)
     query = sa.select(tables.backup).where(
         tables.backup.c.cluster_id == cluster_id, tables.backup.c.status == BackupStatus.SUCCESS
     )

@@ -49,6 +49,7 @@ cluster = sa.Table(
     sa.Column("image_bytes", sa.BigInteger, nullable=False, server_default="0"),  # pinned by images alone
     sa.Column("max_rate_bytes_s", sa.BigInteger),  # that its backups may read, 0 for no limit; NULL: as the home says
     sa.Column("background", sa.Boolean),  # the same
+    sa.Column("log_backup", sa.Boolean, nullable=False, server_default=sa.true()),  # its log is archived
     # a name is free again once its cluster is gone
     sa.Index("one_live_name", "name", unique=True, sqlite_where=sa.text("deleted_at IS NULL")),
 )
@@ -164,6 +165,32 @@ repository_day = sa.Table(  # how large the repository was: cannot be found out 
     sa.Column("noted_at", sa.BigInteger, nullable=False),
     sa.Column("stored_bytes", sa.BigInteger, nullable=False),
     sa.Column("logical_bytes", sa.BigInteger, nullable=False),
+)
+
+log_state = sa.Table(  # of log backup, as last told; positions as numbers
+    "log_state",
+    metadata,
+    sa.Column("cluster_id", sa.Text, sa.ForeignKey("cluster.id"), primary_key=True),
+    sa.Column("timeline", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("durable", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("server_position", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("quiet", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("slot", sa.Boolean, nullable=False, server_default=sa.true()),  # the server may keep log for us
+    sa.Column("told_at", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("error_code", sa.Text, nullable=False, server_default=""),
+    sa.Column("error_message", sa.Text, nullable=False, server_default=""),
+    sa.Column("windows", sa.Text, nullable=False, server_default="[]"),  # JSON: [[since_us, until_us, timeline]]
+)
+
+log_gap = sa.Table(  # what is lost of the log for good
+    "log_gap",
+    metadata,
+    sa.Column("cluster_id", sa.Text, sa.ForeignKey("cluster.id"), primary_key=True),
+    sa.Column("timeline", sa.Integer, primary_key=True),
+    sa.Column("start", sa.BigInteger, primary_key=True),
+    sa.Column("end", sa.BigInteger, nullable=False),
+    sa.Column("noted_at", sa.BigInteger, nullable=False),
 )
 
 access_key = sa.Table(

@@ -36,7 +36,7 @@ TITLE = "Icecore: snapshot backup for database clusters, behind the PolarDB Open
 GROUPS: dict[str, Sequence[str]] = {
     "Start": ("init", "serve", "work"),
     "Clusters": ("cluster", "status"),
-    "Backups": ("backup", "backups", "show", "verify", "restore", "delete", "policy", "hold", "release"),
+    "Backups": ("backup", "backups", "show", "verify", "windows", "restore", "delete", "policy", "hold", "release"),
     "Jobs": ("jobs", "watch", "cancel"),
     "Access and storage": ("console", "key", "repo", "call"),
 }
@@ -209,7 +209,7 @@ def _clusters(g: Grammar) -> None:
     p = g.command(
         "set",
         "clusters:set_",
-        "How fast backups of a cluster may read it; a running one takes it up. Without an option: show it",
+        "How fast backups of a cluster may read it, and log backup. Without an option: show it",
         "icecore cluster set orders --max-rate 200MB --background on\nicecore cluster set orders --max-rate default",
         verbs,
     )
@@ -218,6 +218,7 @@ def _clusters(g: Grammar) -> None:
     p.add_argument(
         "--background", choices=("on", "off", "default"), help="on: core and disk only when nobody else wants them"
     )
+    p.add_argument("--log-backup", choices=("on", "off"), help="whether its log is archived; `windows` shows it")
     p = g.command(
         "remove",
         "clusters:remove",
@@ -279,6 +280,7 @@ def _backups(g: Grammar) -> None:
         "icecore restore orders --to orders-copy\n"
         "icecore restore 1764000123456 --to orders-copy\n"
         "icecore restore orders --to /srv/pg --delta --dry-run\n"
+        "icecore restore orders --to /srv/pg --at '2026-11-25 22:10:00+00'\n"
         "icecore restore --repo /mnt/icecore/repository --key-file icecore.key 1764000123456 --to ./data",
     )
     p.add_argument("what", metavar="CLUSTER|BACKUP", help="a backup's id (or its start), or a cluster: its newest one")
@@ -297,8 +299,21 @@ def _backups(g: Grammar) -> None:
         action="store_true",
         help="into a directory that holds an older or damaged copy of this cluster: write only what differs",
     )
+    p.add_argument("--at", metavar="TIME", help="a cluster at that moment: '2026-11-25 22:10:00+00', or latest")
+    p.add_argument("--lsn", metavar="POSITION", help="into a directory: up to that position of the log")
     p.add_argument("--dry-run", action="store_true", help="show the plan only")
     p.add_argument("--no-wait", action="store_true", help="a new cluster: return when the job is accepted")
+
+    p = g.command(
+        "windows",
+        "moment:windows",
+        "Which moments of a cluster can be restored",
+        "icecore windows orders\nicecore windows orders --repo /mnt/icecore/repository --key-file icecore.key",
+    )
+    p.add_argument("cluster", metavar="CLUSTER", help="name or id")
+    p.add_argument("--repo", type=Path, metavar="DIR", help="offline: this repository; no home is needed")
+    p.add_argument("--key-file", type=Path, metavar="FILE", help="its key file")
+    p.add_argument("--passphrase", action="store_true", help="it opens by a passphrase (asked, or ICECORE_PASSPHRASE)")
 
     p = g.command("delete", "writing:delete", "Delete a backup and give its space back")
     p.add_argument("backup", metavar="BACKUP", nargs="+", help="id, or the start of one")

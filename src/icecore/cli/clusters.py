@@ -85,6 +85,8 @@ def set_(options: Namespace, output: Output) -> None:
         if options.max_rate or options.background:
             wanted = {"max_rate": options.max_rate, "background": options.background}
             calls("ModifyDBClusterPace", db_cluster_id=cluster_id, **wanted)
+        if options.log_backup:
+            calls("ModifyDBClusterLogBackup", db_cluster_id=cluster_id, log_backup=options.log_backup)
         answer = calls("DescribeClusterHealth", db_cluster_id=cluster_id)
         shown = ("DBClusterId", "DBClusterName", "MaxRateBytes", "MaxRateOwn", "Background", "BackgroundOwn")
         output.result(screens.cluster_pace(answer.result), {name: answer.wire[name] for name in shown})

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 def restore(options: Namespace, output: Output) -> None:
-    if is_directory(options.to, bool(options.repo)):
+    if options.at and options.lsn:
+        raise errors.Usage(reason="--at or --lsn, not both")
+    if is_directory(options.to, bool(options.repo)) and (options.at or options.lsn):
+        from icecore.cli import moment
+
+        moment.into_directory(options, output)
+    elif is_directory(options.to, bool(options.repo)):
         into_directory(options, output)
     else:
         to_cluster(options, output)
@@ -42,10 +48,17 @@ def to_cluster(options: Namespace, output: Output) -> None:
     if options.tablespace or options.owner or options.delta:
         raise errors.Usage(reason="--tablespace, --owner and --delta are for a directory: --to ./DIR")
     with Calls(options.home) as calls:
-        # Which backup
-        of = names.backup if names.is_backup(options.what) else names.newest_backup
-        chosen = of(calls, options.what).result["backup"]
-        output.say(plan_text(chosen, f"new cluster {options.to}, on 127.0.0.1 at a free port"))
+        # Which backup, or which moment
+        into = f"new cluster {options.to}, on 127.0.0.1 at a free port"
+        if options.at or options.lsn:
+            from icecore.cli import moment
+
+            chosen = moment.chosen(options, calls)
+            output.say(moment.short_plan(chosen, into))
+        else:
+            of = names.backup if names.is_backup(options.what) else names.newest_backup
+            chosen = of(calls, options.what).result["backup"]
+            output.say(plan_text(chosen, into))
         if options.dry_run:
             return
 
@@ -58,7 +71,7 @@ def to_cluster(options: Namespace, output: Output) -> None:
             pay_type="Postpaid",
             creation_option="CloneFromPolarDB",
             source_resource_id=chosen["db_cluster_id"],
-            clone_data_point=chosen["backup_id"],
+            clone_data_point=chosen.get("point") or chosen["backup_id"],
             db_cluster_description=options.to,
             client_token=secrets.token_hex(16),
         )
@@ -110,7 +123,7 @@ def into_directory(options: Namespace, output: Output) -> None:
     repository, _ = opened(options, output)
     facts = chosen_backup(repository, options.what)
     engine = parts.restore_engine(facts.engine)
-    target = RestoreTarget(Path(options.to).absolute(), _tablespaces(options.tablespace))
+    target = RestoreTarget(Path(options.to).absolute(), tablespaces(options.tablespace))
 
     if options.delta:
         from icecore.cli.mending import over_what_is_there
@@ -177,7 +190,7 @@ def chosen_backup(repository: Repository, word: str) -> BackupFacts:
     return max(found, key=lambda each: (each.boundary.consistent_at, each.backup_id))
 
 
-def _tablespaces(given: list[str]) -> dict[str, Path]:
+def tablespaces(given: list[str]) -> dict[str, Path]:
     """``16384=/srv/space`` -> the link in the data directory and where it leads."""
     places = {}
     for each in given:

@@ -98,6 +98,25 @@ def status(overview: Result, now: float) -> str:
     return text + "".join(f"! {sentence}\n" for sentence in overview.get("sentences", []))
 
 
+def windows(result: Result, now: float) -> str:
+    rows = [[at(each["begin_time"]), at(each["end_time"])] for each in result.get("windows", [])]
+    text = table(["ANY MOMENT FROM", "TO"], rows) if rows else "No moment but each backup's own end can be restored.\n"
+    told = result.get("told_time")
+    lag = result.get("lag_bytes")
+    text += facts(
+        [
+            ("Log backup", str(result.get("log_backup", ""))),
+            ("Position", str(result.get("position") or "-")),
+            ("Behind", size(lag) if lag else "-"),
+            ("Lose now", duration(result["lose_now_seconds"]) if result.get("lose_now_seconds") is not None else "-"),
+            ("Heard of", ago(told, now) if told else "-"),
+        ]
+    )
+    for each in result.get("gaps", []):
+        text += f"! the log from {each['begin_position']} to {each['end_position']} is lost: take a backup after it\n"
+    return text + (f"! {result['error_message']}\n" if result.get("error_message") else "")
+
+
 def needs_a_person(overview: Result) -> bool:
     """``status`` ends with 9 then, so that a monitor can run it."""
     return bool(overview.get("sentences"))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 from icecore import config as home
-from icecore import parts, pinned, restore
-from icecore.catalog import clusters, jobs
-from icecore.engines import RestoreTarget
+from icecore import errors, moments, parts, pinned, restore
+from icecore.catalog import clusters, intents, jobs, logs
+from icecore.engines import LogEngine, RestoreEngine, RestoreTarget
+from icecore.repository import Repository
 from icecore.tasks import servers
 from icecore.tasks.task import Finish, OneJob, best_effort
 
+LOG_LET_GO_S = 15.0
 START_TIMEOUT_S = 24 * 3600.0  # log replay of a large backup takes its time; the job can be cancelled
 
 
@@ -21,15 +25,26 @@ class RestoreTask(OneJob):
     def run(self) -> Finish:
         cluster = clusters.one(self.catalog, self.held.cluster_id)
         repository = parts.open_repository(self.config)
-        reader = repository.reader(cluster.source_cluster_id, self.held.backup_id)
         engine = parts.restore_engine(cluster.engine)
+        made = self._moment(cluster, repository, engine)
+        reader = repository.reader(
+            cluster.source_cluster_id, made.facts.backup_id if made is not None else self.held.backup_id
+        )
         engine.check_server(reader.facts)
         with servers.server_lock(self.config, cluster.id):
             servers.remove_cluster_directory(self.config, cluster.id)  # a killed run's: it is this cluster's own
         owner = servers.server_owner()
         target = RestoreTarget(
-            self._directory / "data", servers.tablespace_places(reader.facts, self._directory / "tablespaces")
+            self._directory / "data",
+            servers.tablespace_places(reader.facts, self._directory / "tablespaces"),
+            made.target if made is not None else None,
         )
+
+        def lay_log() -> None:
+            if made is not None:
+                log = repository.log(cluster.source_cluster_id)
+                moments.lay_log(made, log, engine, target.data_directory, owner)
+
         # The cluster's own directory stays ours; only what is in it belongs to the server's user, who may not enter
         # before everything is in its place
         self._directory.parent.mkdir(mode=0o711, exist_ok=True)
@@ -52,6 +67,7 @@ class RestoreTask(OneJob):
                 hand_over=lambda: self._directory.chmod(0o711),
                 image=image,
                 laps=self.watch.laps,
+                more=lay_log,
             )
         # The port now, not hours ago; and the note first: who cleans up after a kill must find what we start
         place = servers.server_place(self.config, cluster.id, port=servers.free_port())
@@ -62,6 +78,15 @@ class RestoreTask(OneJob):
         server.start(START_TIMEOUT_S, lambda: self.watch.step("awaiting"))
         self.watch.step("server-started")
         return lambda: jobs.finish_restore(self.catalog, self.held, dsn=server.dsn(), host="127.0.0.1", port=place.port)
+
+    def _moment(self, cluster: Any, repository: Repository, engine: RestoreEngine) -> moments.MomentPlan | None:
+        """Where recovery ends if the cluster is made of a moment; None: at a backup's own end."""
+        moment = intents.moment_of(cluster.clone_point)
+        if moment is None:
+            return None
+        made = moments.plan(repository, cluster.source_cluster_id, engine, moment_us=moment * 1_000_000)
+        moments.refuse_without_space(made, self.config.home)
+        return made
 
     def undo(self) -> None:
         with best_effort("removing what a failed restore left"), servers.server_lock(self.config, self.held.cluster_id):
@@ -80,5 +105,26 @@ class DeleteClusterTask(OneJob):
                 servers.remove_cluster_directory(self.config, cluster.id)
         with best_effort("letting its images go"):
             pinned.let_go(self.config, self.catalog, cluster.id, unfinished=True)
+        with best_effort("letting its log go"):
+            self._let_log_go(cluster)
         home.forget_password(self.config, cluster.id)
         return lambda: jobs.finish_cluster_removal(self.catalog, self.held)
+
+    def _let_log_go(self, cluster: Any) -> None:
+        """The server keeps none for us any more; what is here stays only for the backups that stay."""
+        engine = parts.engine(self.config, cluster.id, cluster.name, cluster.engine, cluster.dsn)
+        repository = parts.open_repository(self.config)
+        deadline = time.monotonic() + LOG_LET_GO_S
+        while True:  # the archiver sees within seconds that the cluster goes
+            try:
+                damaged: list[errors.Damaged] = []
+                if not list(repository.backups(cluster.id, damaged=damaged)) and not damaged:
+                    repository.delete_log(cluster.id)
+                break
+            except errors.LeaseHeld:
+                if time.monotonic() >= deadline:
+                    raise
+                self.watch.pause(0.5)
+        if logs.state(self.catalog, cluster.id) is not None and isinstance(engine, LogEngine) and cluster.dsn:
+            engine.forget_log(cluster.id)
+            logs.forgotten(self.catalog, cluster.id)

@@ -56,7 +56,7 @@ def marked(call: Call, kind: str) -> tuple[Any, ...] | None:
 
 def table() -> dict[str, Operation]:
     """Action -> operation. A test holds it equal to ``contract.json``."""
-    from icecore.api.operations import backups, calls, clusters, jobs, keys, overview, policies, proofs
+    from icecore.api.operations import backups, calls, clusters, jobs, keys, logs, overview, policies, proofs
 
     return {
         "CreateBackup": backups.create_backup,
@@ -91,5 +91,7 @@ def table() -> dict[str, Operation]:
         "DescribeRepository": overview.describe_repository,
         "DescribeOverview": overview.describe_overview,
         "DescribeClusterHealth": clusters.describe_cluster_health,
+        "DescribeRecoveryWindows": logs.describe_recovery_windows,
+        "ModifyDBClusterLogBackup": logs.modify_log_backup,
         "DescribeCalls": calls.describe_calls,
     }

@@ -26,7 +26,7 @@ def create_cluster(context: Context, call: Call) -> Result:
     if not params["source_resource_id"]:
         raise errors.MissingParameter(parameter=call.operation.parameter("source_resource_id").name)
     point = params["clone_data_point"] or "LATEST"
-    if point != "LATEST" and not point.isdecimal():
+    if point != "LATEST" and not point.isdecimal() and intents.moment_of(point) is None:
         raise call.refuse("clone_data_point")
     name = params["db_cluster_description"] or ""
     request = {
@@ -108,6 +108,7 @@ def describe_clusters(context: Context, call: Call) -> Result:
 def describe_cluster_attribute(context: Context, call: Call) -> Result:
     row = _until_gone(context, call.params["db_cluster_id"])
     restored = row.origin == "restored"
+    of_moment = intents.moment_of(row.clone_point) is not None
     return {
         **_common(row),
         "creation_time": row.created_at,
@@ -119,8 +120,8 @@ def describe_cluster_attribute(context: Context, call: Call) -> Result:
         "vpc_id": "",
         "v_switch_id": "",
         "tags": [],
-        "restore_type": "RestoreByBackupSetOss" if restored else None,
-        "restore_data_point": row.source_backup_id or None,
+        "restore_type": ("RestoreByTimeOss" if of_moment else "RestoreByBackupSetOss") if restored else None,
+        "restore_data_point": (row.clone_point if of_moment else row.source_backup_id) or None,
         "source_db_cluster": row.source_cluster_id or None,
         "source_region_id": row.region_id if restored else None,
     }

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from icecore.api.contract import Call
 from icecore.api.operations import DEFAULT_RESULTS, Context, Result, growth, marked
-from icecore.catalog import clusters, queries
+from icecore.catalog import clusters, logs, queries
 from icecore.catalog.intents import now
 from icecore.model import ClusterStatus
 
@@ -31,8 +31,10 @@ def describe_overview(context: Context, call: Call) -> Result:
         )
     except LookupError as error:
         raise call.refuse("marker") from error
+    told = logs.states(context.catalog, [row.id for row in page.rows])
     items = [
         _overview(row, backups.get(row.last_id), ended.get(row.failed_id), ended.get(row.succeeded_id))
+        | _log(row, backups.get(row.last_id), told.get(row.id))
         for row in page.rows
     ]
     return {
@@ -54,6 +56,19 @@ def describe_repository(context: Context, call: Call) -> Result:
         "full_time": growth.full_at(now(), facts["free_bytes"], per_day),
         "history": history,
     }
+
+
+def _log(row: sa.Row[Any], last: sa.Row[Any] | None, state: sa.Row[Any] | None) -> Result:
+    """What log backup changes of it: moments after the last backup's can be restored; or it does not get on."""
+    if state is None or last is None:
+        return {}
+    changed: Result = {}
+    windows = logs.windows_of(state)
+    if windows and windows[-1].until_us // 1_000_000 >= last.consistent_at:
+        changed["lose_now_seconds"] = logs.lose_now_s(state)
+    if state.error_code and not _sentence(row, last):
+        changed["sentence"] = f"log backup is interrupted: {state.error_message}"
+    return changed
 
 
 def _overview(
