@@ -100,3 +100,10 @@ class House:
         server.prepare()
         server.start(60)
         return server
+
+
+def fill(filler: Path, left_share: float) -> None:
+    """Leave so much of the file system free."""
+    with filler.open("wb") as file:
+        free = os.fstatvfs(file.fileno())
+        os.posix_fallocate(file.fileno(), 0, int(free.f_frsize * (free.f_bavail - free.f_blocks * left_share)))

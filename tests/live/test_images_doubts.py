@@ -14,7 +14,7 @@ import pytest
 
 import world
 from filesystems import mounted
-from house import CLUSTER, Acting, House
+from house import CLUSTER, Acting, House, fill
 from icecore import errors, keeper, parts
 from icecore.app import open_app
 from icecore.images import PLACE, Images
@@ -221,10 +221,3 @@ def test_a_look_that_hangs_does_not_keep_images(place: Path, monkeypatch: pytest
         stopping.set()
         thread.join()
         app.close()
-
-
-def fill(filler: Path, left_share: float) -> None:
-    """Leave so much of the file system free."""
-    with filler.open("wb") as file:
-        free = os.fstatvfs(file.fileno())
-        os.posix_fallocate(file.fileno(), 0, int(free.f_frsize * (free.f_bavail - free.f_blocks * left_share)))

@@ -294,14 +294,13 @@ class KeptImage:
             return False
 
     def pinned_bytes(self) -> int:
-        """What would be free if this image were gone: the extents that nothing else shares."""
+        """What would be free if this image were gone: the extents that nothing else shares, of small files, too. What
+        the file system needs for the files themselves is not counted."""
         total = 0
-        for root, seals in self._parts:
+        for root, _ in self._parts:
             for path in _files(root, self.backup_id):
-                seal = seals.find(path)
-                if seal is not None:
-                    with contextlib.suppress(NoMap, OSError), self._opened(root, path) as descriptor:
-                        total += own_bytes(descriptor) if Seal.of(descriptor) == seal else 0
+                with contextlib.suppress(NoMap, OSError), self._opened(root, path) as descriptor:
+                    total += own_bytes(descriptor)
         return total
 
     def unchanged(self, path: str, newer: str, block_bytes: int) -> npt.NDArray[np.bool_] | None:
