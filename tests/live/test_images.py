@@ -170,11 +170,16 @@ def test_what_a_killed_and_cancelled_backup_left_goes_with_its_job(place: Path, 
     with Station(place) as station:
         cluster_id = station.add(shared)
         last = station.backup(cluster_id)
-        station.stop()
-        station.start(env={"ICECORE_FAIL_AT": "imaged"})
-        job_id = station.create(cluster_id)
-        station.wait_for_death()
-        assert f"{job_id}.partial" in images_of(shared, cluster_id)
+        for step in ("committed", "imaged"):
+            station.stop()
+            station.start(env={"ICECORE_FAIL_AT": step})
+            job_id = station.create(cluster_id)
+            station.wait_for_death()
+            assert f"{job_id}.partial" in images_of(shared, cluster_id)
+            if step == "committed":  # the backup exists, and never has an image
+                station.start()
+                station.wait(job_id)
+                until(lambda: images_of(shared, cluster_id) == [last["backup_id"]])
         station.start("--no-worker")
         station.call("CancelJob", job_id=job_id)
         station.stop()

@@ -46,7 +46,9 @@ class BackupTask(OneJob):
         def finish() -> None:
             jobs.finish_backup(self.catalog, self.held, done.facts, done.new_bytes)
             with best_effort("noting which image is kept"):
-                if not done.adopted and not done.image_parents:
+                if done.adopted:
+                    pinned.drop_unfinished(self.config, cluster.id)  # of the run that wrote the manifest
+                elif not done.image_parents:
                     pinned.let_go(self.config, self.catalog, cluster.id)  # an earlier one would pin more and more
                 pinned.show(self.config, self.catalog, cluster.id)
 
