@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "icecore"
 TESTS = ROOT / "tests"
 
-PURE = {"model", "binding", "errors", "explanations", "recovery", "retention", "schedule"}
+PURE = {"model", "binding", "errors", "explanations", "recovery", "retention", "schedule", "drills"}
 FOUND = {"evidence"}  # pure, too: what engines find, the repository keeps, and catalog, API and command line show
 PROCEDURES = {
     "backup",

@@ -1,5 +1,5 @@
-"""The scheduler: gives each slot of a policy its backup, and lets backups expire. Does nothing itself: it accepts
-what a person could have asked for, and the jobs do it.
+"""The scheduler: gives each slot of a policy its backup, has one verified now and then, lets backups expire. Does
+nothing itself: it accepts what a person could have asked for, and the jobs do it.
 
 Any number may run: a slot is taken in the transaction that queues its backup, and a removal is accepted once.
 """
@@ -40,6 +40,9 @@ class Scheduler:
                 backup_id = policies.take_slot(self._catalog, cluster_id, moment)
                 if backup_id:
                     log.info("automatic backup queued", cluster=cluster_id, backup=backup_id)
+                drill_id = policies.take_drill(self._catalog, cluster_id, moment)
+                if drill_id:
+                    log.info("drill queued", cluster=cluster_id, job=drill_id)
                 for expired in policies.mark(self._catalog, cluster_id, moment):
                     self._remove(cluster_id, expired)
             except errors.IcecoreError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections import Counter
@@ -38,7 +39,9 @@ def work(desk, clock, *, fails=lambda: False) -> None:
     for row in reversed(rows):
         held = jobs.claim(desk.app.catalog, row.id, "w", lambda _: False)
         assert held is not None
-        if row.kind == "delete-backup":
+        if row.kind == "verify":
+            jobs.fail(desk.app.catalog, held, errors.VerificationFailed(backup_id=row.backup_id, reason="no"))
+        elif row.kind == "delete-backup":
             jobs.finish_deletion(desk.app.catalog, held)
         elif fails():
             jobs.fail(desk.app.catalog, held, errors.EngineFailed(doing="reading", reason="it is gone"))
@@ -191,3 +194,26 @@ def test_a_held_backup_outlives_its_cluster_and_the_policy_says_which_others_do(
     desk.call("HoldBackup", DBClusterId=desk.cluster_id, BackupId=made[0])
     desk.call("DeleteDBCluster", DBClusterId=desk.cluster_id)
     assert kept(desk) == {made[0], made[2]}
+
+
+def test_drills_come_when_they_are_due_once_and_not_again_at_once_when_they_fail(desk, clock):
+    scheduler, found = Scheduler(desk.app.catalog, threading.Event(), clock), []
+    set_policy(desk, DrillPeriod="7", DataLevel1BackupRetentionPeriod="30")
+    scheduler.look()  # no backup, no drill
+    for _ in range(21):
+        clock.now += DAY_S
+        for _ in range(2):
+            scheduler.look()
+            rows, _ = queries.jobs(desk.app.catalog, state=JobState.QUEUED, kind="verify", page=1, page_size=100)
+            found += [(clock.now // DAY_S, row.backup_id) for row in rows]
+        work(desk, clock)
+        work(desk, clock)
+    days = sorted({day for day, _ in found})
+    assert len(days) == 3 and [later - sooner for sooner, later in itertools.pairwise(days)] == [7, 7]
+    assert len({backup_id for _, backup_id in found}) == 3
+    assert max(policies.drill_overdue_s(desk.app.catalog, clock.now).values()) == 0
+    clock.now += 30 * DAY_S
+    assert min(policies.drill_overdue_s(desk.app.catalog, clock.now).values()) > 20 * DAY_S
+    for wrong in ("366", "-1", "x"):
+        with pytest.raises(errors.InvalidParameter, match="DrillPeriod"):
+            set_policy(desk, DrillPeriod=wrong)

@@ -25,6 +25,7 @@ CLUSTER = {
     "lose_now_s": 60,
     "verified_at": None,
     "overdue_s": 0,
+    "drill_overdue_s": 0,
     "image_bytes": 0,
 }
 FIGURES = {

@@ -82,6 +82,7 @@ class _Collector:
             ("lose_now_seconds", "How much would be lost if the cluster were lost now.", "lose_now_s"),
             ("backup_verified_timestamp_seconds", "When a backup was last verified by a restore.", "verified_at"),
             ("policy_overdue_seconds", "For how long an automatic backup has been due; 0 if none is.", "overdue_s"),
+            ("drill_overdue_seconds", "For how long a verification has been due; 0 if none is.", "drill_overdue_s"),
             ("image_bytes", "Space of the cluster's own file systems that images hold.", "image_bytes"),
         ):
             yield gauge(name, text, clusters, value, "cluster", "cluster_id")

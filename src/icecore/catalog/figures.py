@@ -18,6 +18,7 @@ def figures(catalog: Catalog) -> Figures:
     """``clusters``, ``backups``, ``jobs`` and ``failed``: rows of plain values; None where there is nothing to say."""
     page, newest, _ = queries.overview(catalog)
     overdue = policies.overdue_s(catalog, now())
+    drills = policies.drill_overdue_s(catalog, now())
     b, j = tables.backup.c, tables.job.c
     with catalog.read() as tx:
         verified = dict(
@@ -44,12 +45,16 @@ def figures(catalog: Catalog) -> Figures:
         ).mappings()
         rows = {name: [dict(row) for row in found] for name, found in (("jobs", jobs), ("failed", failed))}
         rows["backups"] = [dict(row) for row in backups]
-    rows["clusters"] = [_cluster(row, newest.get(row.last_id), verified, overdue) for row in page.rows]
+    rows["clusters"] = [_cluster(row, newest.get(row.last_id), verified, overdue, drills) for row in page.rows]
     return rows
 
 
 def _cluster(
-    row: sa.Row[Any], last: sa.Row[Any] | None, verified: dict[str, int], overdue: dict[str, int]
+    row: sa.Row[Any],
+    last: sa.Row[Any] | None,
+    verified: dict[str, int],
+    overdue: dict[str, int],
+    drills: dict[str, int],
 ) -> dict[str, Any]:
     return {
         "cluster": row.name,
@@ -61,5 +66,6 @@ def _cluster(
         "lose_now_s": max(now() - last.consistent_at, 0) if last else None,
         "verified_at": verified.get(row.id),
         "overdue_s": overdue.get(row.id),
+        "drill_overdue_s": drills.get(row.id),
         "image_bytes": row.image_bytes,
     }

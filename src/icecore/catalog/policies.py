@@ -7,11 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from icecore import errors
+from icecore import drills, errors
 from icecore.catalog import Catalog, new_id, tables
-from icecore.catalog.intents import live_cluster, now, queue_backup
+from icecore.catalog.intents import live_cluster, now, queue_backup, queue_job, unfinished_job
+from icecore.drills import Drilled
 from icecore.evidence import Outcome
-from icecore.model import BackupMode, BackupStatus, ClusterStatus
+from icecore.model import BackupMode, BackupStatus, ClusterStatus, JobKind
 from icecore.retention import QUARANTINE_S, Candidate, Retention, Verdict, judge
 from icecore.schedule import Schedule, due
 
@@ -21,6 +22,7 @@ class Policy:
     schedule: Schedule
     retention: Retention
     on_deletion: str = "NONE"
+    drill_days: int = 0  # between verifications; 0: none
 
 
 def of(catalog: Catalog, cluster_id: str) -> Policy | None:
@@ -67,6 +69,7 @@ def set_(catalog: Catalog, cluster_id: str, policy: Policy | None) -> None:
                 long_days=policy.retention.long_days,
                 long_weekdays=_digits(policy.retention.long_weekdays),
                 on_deletion=policy.on_deletion,
+                drill_days=policy.drill_days,
                 taken_slot=before.taken_slot if before is not None and same else now(),
             )
         )
@@ -94,6 +97,31 @@ def take_slot(catalog: Catalog, cluster_id: str, moment: int) -> str:
         backup_id = new_id(tx)
         queue_backup(catalog, tx, backup_id, cluster_id, BackupMode.AUTOMATED)
         return backup_id
+
+
+def take_drill(catalog: Catalog, cluster_id: str, moment: int) -> str:
+    """Queue the verification that is due, if one is and none is under way; gives its job's id or nothing."""
+    with catalog.write() as tx:
+        wanted = tx.execute(sa.select(tables.policy.c.drill_days).where(tables.policy.c.cluster_id == cluster_id))
+        backups = _drilled(tx, cluster_id)
+        at = drills.due_at(backups, wanted.scalar() or 0)
+        if at is None or at > moment or unfinished_job(tx, cluster_id=cluster_id, kind=JobKind.VERIFY):
+            return ""
+        job_id = new_id(tx)
+        queue_job(catalog, tx, job_id, JobKind.VERIFY, cluster_id, drills.choose(backups))
+        return job_id
+
+
+def drill_overdue_s(catalog: Catalog, moment: int) -> dict[str, int]:
+    """By cluster whose policy has drills: for how long one has been due. A cluster without a backup is not listed."""
+    found = {}
+    with catalog.read() as tx:
+        for row in tx.execute(sa.select(tables.policy)).all():
+            at = drills.due_at(backups := _drilled(tx, row.cluster_id), row.drill_days)
+            if at is not None:
+                # due from the first backup on where there never was one
+                found[row.cluster_id] = max(moment - (at or min(each.consistent_at for each in backups)), 0)
+    return found
 
 
 def overdue_s(catalog: Catalog, moment: int) -> dict[str, int]:
@@ -152,6 +180,18 @@ def hold(catalog: Catalog, cluster_id: str, backup_id: str, reason: str | None) 
             raise errors.BackupNotFound()
 
 
+def _drilled(tx: sa.Connection, cluster_id: str) -> list[Drilled]:
+    b, j = tables.backup.c, tables.job.c
+    # a verification that could not even begin leaves no evidence; its job counts, else it would be tried for ever
+    tried = sa.select(sa.func.max(j.ended_at)).where(j.backup_id == b.id, j.kind == JobKind.VERIFY).scalar_subquery()
+    query = sa.select(b.id, b.consistent_at, b.accepted_at, b.verified_at, tried.label("tried_at"))
+    rows = tx.execute(query.where(b.cluster_id == cluster_id, b.status == BackupStatus.SUCCESS))
+    return [
+        Drilled(row.id, row.consistent_at or row.accepted_at, max(row.verified_at or 0, row.tried_at or 0) or None)
+        for row in rows
+    ]
+
+
 def _candidates(tx: sa.Connection, cluster_id: str) -> list[Candidate]:
     b = tables.backup.c
     rows = tx.execute(
@@ -176,6 +216,7 @@ def _policy(row: sa.Row[Any]) -> Policy:
         Schedule(_weekdays(row.weekdays), row.start_minute, row.per_day),
         Retention(row.days, row.long_days, _weekdays(row.long_weekdays), row.per_day),
         row.on_deletion,
+        row.drill_days,
     )
 
 

@@ -110,6 +110,7 @@ policy = sa.Table(  # a cluster without a row is backed up when somebody asks
     sa.Column("days", sa.Integer, nullable=False),
     sa.Column("long_days", sa.Integer, nullable=False),  # 0: none, -1: for ever
     sa.Column("long_weekdays", sa.Text, nullable=False),  # empty: all
+    sa.Column("drill_days", sa.Integer, nullable=False),  # between verifications; 0: none
     sa.Column("on_deletion", sa.Text, nullable=False),  # ALL, LATEST or NONE
     sa.Column("taken_slot", sa.BigInteger, nullable=False),  # the last one that had its backup; grows only
 )

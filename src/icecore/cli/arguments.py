@@ -345,6 +345,7 @@ def _policies(g: Grammar) -> None:
     p.add_argument("--keep", metavar="DAYS", help="for how many days an automatic backup stays: 3 to 30")
     p.add_argument("--keep-long", metavar="DAYS", help="those of --long-days: 30 to 7300, forever, or 0: no longer")
     p.add_argument("--long-days", metavar="DAYS", help="backups of which days stay longer (default: all)")
+    p.add_argument("--drill", metavar="DAYS", help="verify a backup every so many days: 1 to 365, or off")
     p.add_argument("--dry-run", action="store_true", help="show what it would keep and remove")
 
     p = g.command("hold", "policies:hold", "Keep a backup whatever policy or person says")

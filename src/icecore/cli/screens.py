@@ -170,7 +170,10 @@ def policy(name: str, found: Result) -> str:
     if long != "0":
         stay += f"; {'those of ' + of.replace(',', ', ') if of else 'all of them'} "
         stay += "for ever" if long == "-1" else f"{long} days"
-    return facts([("Backups", when), ("Next", at(found.get("preferred_next_backup_time"))), ("They stay", stay)])
+    drill = found.get("drill_period", "0")
+    drills = "never by itself" if drill == "0" else f"one every {drill} days, by a real restore"
+    lines = [("Backups", when), ("Next", at(found.get("preferred_next_backup_time"))), ("They stay", stay)]
+    return facts([*lines, ("Verified", drills)])
 
 
 def retention(result: Result) -> str:

@@ -18,7 +18,7 @@ from icecore.retention import FOREVER, Retention
 from icecore.schedule import FREQUENCIES, WEEKDAYS, Schedule
 
 FIRST = Policy(Schedule(frozenset(range(7)), 2 * 60), Retention(days=7))  # what is not said when one is first set
-LEVEL_1_DAYS, LEVEL_2_DAYS = range(3, 31), range(30, 7301)
+LEVEL_1_DAYS, LEVEL_2_DAYS, DRILL_DAYS = range(3, 31), range(30, 7301), range(1, 366)
 _WINDOW = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])Z-([01][0-9]|2[0-3]):([0-5][0-9])Z")
 
 
@@ -116,7 +116,10 @@ def _asked(call: Call, policy: Policy) -> Policy:
         retention = replace(retention, long_weekdays=_weekdays(call, *found))
     retention = replace(retention, per_day=schedule.per_day)
     on_deletion = params.get("backup_retention_policy_on_cluster_deletion") or policy.on_deletion
-    return Policy(schedule, retention, on_deletion)
+    drill_days = policy.drill_days
+    if found := given("drill_period"):
+        drill_days = _days(call, *found, DRILL_DAYS, 0)
+    return Policy(schedule, retention, on_deletion, drill_days)
 
 
 def _words(policy: Policy) -> dict[str, Any]:
@@ -136,6 +139,7 @@ def _words(policy: Policy) -> dict[str, Any]:
         "data_level2_backup_retention_period": str(retention.long_days),
         "data_level2_backup_period": _listed(retention.long_weekdays),
         "backup_retention_policy_on_cluster_deletion": policy.on_deletion,
+        "drill_period": str(policy.drill_days),
     }
 
 

@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("days", sa.Integer(), nullable=False),
         sa.Column("long_days", sa.Integer(), nullable=False),
         sa.Column("long_weekdays", sa.Text(), nullable=False),
+        sa.Column("drill_days", sa.Integer(), nullable=False),
         sa.Column("on_deletion", sa.Text(), nullable=False),
         sa.Column("taken_slot", sa.BigInteger(), nullable=False),
     )
