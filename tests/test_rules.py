@@ -25,6 +25,7 @@ PROCEDURES = {
     "backup",
     "copying",
     "receiving",
+    "crew",
     "laps",
     "pace",
     "imaging",
@@ -46,14 +47,15 @@ PARTS = {"storage.*", "engines.*", "repository.*"}
 # A package's own modules may always import each other.
 EDGES: list[tuple[str, set[str]]] = [
     *((name, PURE) for name in sorted(PURE | FOUND)),
-    ("config", PURE),
+    ("config", PURE | {"cores"}),
+    ("cores", set()),  # what the machine gives
     ("directio", set()),  # bytes between disk and memory, for whoever moves many
     ("storage", {"errors", "directio"}),
     # its threads say where time goes
     ("repository", {"errors", "model", "storage", "directio", "binding", "laps"} | FOUND),
     ("engines", {"errors", "model", "directio"} | FOUND),
     ("images", PURE),
-    *((name, PURE | FOUND | CONTRACTS | PROCEDURES | {"images", "directio"}) for name in sorted(PROCEDURES)),
+    *((name, PURE | FOUND | CONTRACTS | PROCEDURES | {"images", "directio", "cores"}) for name in sorted(PROCEDURES)),
     ("catalog", PURE | FOUND | {"config"}),
     ("migrations", PURE | {"catalog", "catalog.*"}),
     ("parts", PURE | CONTRACTS | PARTS | {"config"}),  # names the concrete ones, so that nobody else has to

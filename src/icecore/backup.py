@@ -58,11 +58,12 @@ def run(
     images: Noting | None = lambda parents: None,
     pace: Pace | None = None,
     laps: Laps | None = None,
+    readers_at_most: int = 0,
 ) -> BackupDone:
     """Make one full backup. ``scratch`` is an empty directory of this run's own, for captured logs. ``images``: hold
     the server only as long as its files take to be cloned, where its file systems can do that; called before with the
     directories beside which images will lie. None: read everything at once. ``pace``: how fast it may read.
-    ``laps``: where its time goes.
+    ``laps``: where its time goes. ``readers_at_most``: so many instead of ``threads``, where they wait for the disk.
 
     Errors: EngineRefused, EngineUnreachable, EngineFailed, StorageFailed, LeaseHeld, Damaged.
     """
@@ -101,7 +102,14 @@ def run(
             watch.step("imaged")
             watch.phase(Phase.UPLOADING, probe.size_bytes)
             copier = Copier(
-                writer, watch, threads, ordered=session.ordered, pace=pace, laps=laps, give_up=session.give_up
+                writer,
+                watch,
+                threads,
+                ordered=session.ordered,
+                pace=pace,
+                laps=laps,
+                give_up=session.give_up,
+                readers_at_most=readers_at_most,
             )
             stored = FileList()
             copier.copy(to_read, stored, alive=image.alive)

@@ -29,7 +29,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from icecore import errors
+from icecore import cores, errors
 from icecore.model import rate_bytes_s
 
 DEFAULT_LISTEN = "127.0.0.1:7480"
@@ -56,6 +56,7 @@ class Config:
     region_id: str
     encrypted: bool
     threads: int  # that read, hash and compress during a backup or restore
+    readers_at_most: int  # so many where they wait for a disk; as ``threads`` where a person set that
     images: bool = True  # where a cluster's file system can share blocks
     log_backup: bool = True  # of the clusters that have it on
     max_rate_bytes_s: int = 0  # that a backup may read; 0: as fast as it goes
@@ -128,16 +129,18 @@ def load(home: Path) -> Config:
     if unknown:
         raise errors.Refused(f"{path} has an unknown setting: {unknown[0]}", hint=f"Known: {', '.join(SETTINGS)}.")
     try:
-        threads = int(values.get("threads", 0)) or min(8, os.cpu_count() or 2)
+        said = str(values.get("threads", 0))
+        threads = 0 if said.lower() == "auto" else int(said)
     except ValueError as error:
-        raise errors.Refused(f"{path}: threads must be a number", hint="Mend the file.") from error
+        raise errors.Refused(f"{path}: threads must be a number, or auto", hint="Mend the file.") from error
     return Config(
         home=home,
         listen=str(values.get("listen", DEFAULT_LISTEN)),
         repository=Path(values.get("repository", home / "repository")),
         region_id=str(values.get("region_id", "local")),
         encrypted=str(values.get("encrypted", "true")).lower() in _YES,
-        threads=max(1, threads),
+        threads=threads if threads > 0 else cores.threads(),
+        readers_at_most=threads if threads > 0 else cores.READERS_AT_MOST,
         images=str(values.get("images", "true")).lower() in (*_YES, "auto"),
         log_backup=str(values.get("log_backup", "true")).lower() in (*_YES, "on"),
         max_rate_bytes_s=_rate(str(values.get("max_rate", "0")), path),

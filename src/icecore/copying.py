@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from icecore import directio
 from icecore.binding import Part
+from icecore.cores import usable_cores
+from icecore.crew import Crew
 from icecore.engines import SourceFile, SourceReader, SourceVanished
 from icecore.laps import Laps, lap
 from icecore.model import FileKind, Phase
@@ -99,8 +101,10 @@ class Copier:
         pace: Pace | None = None,
         laps: Laps | None = None,
         give_up: Callable[[], None] = lambda: None,
+        readers_at_most: int = 0,
     ) -> None:
-        """``give_up``: makes what a stream's reader waits for end soon."""
+        """``give_up``: makes what a stream's reader waits for end soon. ``readers_at_most``: more threads than
+        ``threads``, where they wait for the disk."""
         self.read_bytes = 0  # of files; the rest was proven unchanged
         self._writer = writer
         self._watch = watch
@@ -111,6 +115,7 @@ class Copier:
         self._read_bytes = max(READ_BYTES - READ_BYTES % writer.block_bytes, writer.block_bytes)
         self._pace = pace or Pace()
         self._laps = laps or Laps()
+        self._crew = Crew(threads, readers_at_most, usable_cores(), self._laps, self._pace)
         self._give_up = give_up
         self._ended = threading.Event()  # the copy under way is given up
         self._buffers = local()
@@ -135,7 +140,7 @@ class Copier:
             return
         waiting: deque[tuple[list[SourceFile], list[Future[list[_Span | None]]]]] = deque()
         self._ended = threading.Event()
-        with ThreadPoolExecutor(self._threads, "copy", self._pace.begin_thread) as pool:
+        with ThreadPoolExecutor(self._crew.at_most, "copy", self._pace.begin_thread) as pool:
             try:
                 for group in _groups(files):
                     work = [
@@ -144,7 +149,7 @@ class Copier:
                     # the spans of one large file are shared among the threads, a group's files are not
                     tasks = [[each] for each in work] if len(group) == 1 else [work]
                     waiting.append((group, [pool.submit(self._read_some, task) for task in tasks]))
-                    while len(waiting) > self._threads * 4:
+                    while len(waiting) > self._crew.size * 4:
                         self._collect(*waiting.popleft(), stored, alive)
                 while waiting:
                     self._collect(*waiting.popleft(), stored, alive)
@@ -229,7 +234,7 @@ class Copier:
         return spans
 
     def _read(self, file: SourceFile, start: int, end: int, known: Known | None) -> _Span:
-        with self._laps.working():
+        with self._crew, self._laps.working():
             return self._read_span(file, start, end, known)
 
     def _read_span(self, file: SourceFile, start: int, end: int, known: Known | None) -> _Span:
@@ -279,6 +284,7 @@ class Copier:
         self._pace.spend(wanted, self._ended)
         got = reader.read(at, view[:wanted])
         lap(Part.READ)
+        self._crew.count(got)
         ids = self._writer.add_blocks(view[:got]) if got else b""
         lap(Part.CPU)
         return got, ids
@@ -320,6 +326,7 @@ class Copier:
 
     def _listen(self, alive: Callable[[], None]) -> None:
         self._watch.step("copying")
+        self._crew.look()
         if time.monotonic() - self._asked_at > ALIVE_EVERY_S:
             alive()
             self._asked_at = time.monotonic()

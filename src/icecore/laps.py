@@ -90,6 +90,11 @@ class Laps:
         shares = self._shares()
         return {part: round((self._waited.spent_ns[part] + self._shared_ns * shares[part]) / 1e6) for part in Part}
 
+    def worked_ns(self) -> dict[Part, int]:
+        """Summed over the threads."""
+        with self._lock:
+            return _added(self._watches)
+
     def _shares(self) -> dict[Part, float]:
         """Of the time in which the threads worked; together 1, or nothing."""
         with self._lock:

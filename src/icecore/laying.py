@@ -15,10 +15,13 @@ from pathlib import Path, PurePosixPath
 from icecore import directio, errors
 from icecore.binding import Part
 from icecore.copying import SPAN_BYTES, Watch
+from icecore.cores import usable_cores
+from icecore.crew import Crew
 from icecore.engines import RestoreTarget
 from icecore.images import KeptImage
 from icecore.laps import Laps, lap
 from icecore.model import BackupFacts, FileKind
+from icecore.pace import Pace
 from icecore.repository import Reader, StoredFile
 
 TABLESPACES = "pg_tblspc/"
@@ -51,6 +54,7 @@ class Layer:
         threads: int,
         image: KeptImage | None = None,
         laps: Laps | None = None,
+        readers_at_most: int = 0,
     ) -> None:
         self._restore = restore
         self._image = image
@@ -58,6 +62,7 @@ class Layer:
         self._watch = watch
         self._threads = threads
         self._laps = laps or Laps()
+        self._crew = Crew(threads, readers_at_most, usable_cores(), self._laps, Pace())
         self._done_bytes = 0
         self._span_bytes = SPAN_BYTES - SPAN_BYTES % restore.block_bytes  # spans begin with a block, as when stored
         self._own = threading.local()
@@ -72,12 +77,12 @@ class Layer:
             waiting.extend(pool.submit(self._write, stretch) for stretch in more)
             self._tell(done_bytes)
 
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="lay") as pool:
+        with ThreadPoolExecutor(self._crew.at_most, thread_name_prefix="lay") as pool:
             try:
                 plain = self._directories(files)
                 while some := list(itertools.islice(plain, FILES_A_TASK)):
                     waiting.append(pool.submit(self._lay_some, some))
-                    while len(waiting) > self._threads * 4:
+                    while len(waiting) > self._crew.size * 4:
                         take(pool)
                 while waiting:
                     take(pool)
@@ -121,7 +126,7 @@ class Layer:
             else:
                 starts = range(0, size_bytes, self._span_bytes)
                 more += [(file, start, min(start + self._span_bytes, size_bytes)) for start in starts]
-        with self._laps.working():
+        with self._crew, self._laps.working():
             blocks = self._reader.blocks(b"".join(file.blocks for file in small))
             for file, block in zip(small, blocks, strict=True):
                 with opened(self.place(file.meta.path), os.O_WRONLY) as descriptor:
@@ -151,7 +156,7 @@ class Layer:
         """Write one stretch; zeros are left as holes. Runs in a worker thread."""
         file, start, end = stretch
         block_bytes = self._restore.block_bytes
-        with self._laps.working(), opened(self.place(file.meta.path), os.O_WRONLY) as descriptor:
+        with self._crew, self._laps.working(), opened(self.place(file.meta.path), os.O_WRONLY) as descriptor:
             first, behind = start // block_bytes, -(-end // block_bytes)
             blocks = self._reader.blocks(file.blocks[first * BLOCK_ID_BYTES : behind * BLOCK_ID_BYTES])
             run = _Run(descriptor, self._buffer())
@@ -159,6 +164,7 @@ class Layer:
                 if self._is_something(file, at, block):
                     run.add(at, block)
             run.flush()
+        self._crew.count(end - start)
         return end - start, ()
 
     def _buffer(self) -> memoryview:
@@ -182,6 +188,7 @@ class Layer:
         self._done_bytes += done_bytes
         self._watch.advance(self._done_bytes, self._done_bytes)
         self._watch.step("laying")
+        self._crew.look()
 
 
 def content(file: StoredFile, reader: Reader) -> bytes:

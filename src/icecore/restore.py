@@ -58,6 +58,7 @@ def run(
     hand_over: Callable[[], None] = lambda: None,
     image: KeptImage | None = None,
     laps: Laps | None = None,
+    readers_at_most: int = 0,
     more: Callable[[], None] = lambda: None,
 ) -> None:
     """Carry out a plan. Afterwards the directory is durable and can be started.
@@ -77,7 +78,15 @@ def run(
     for place in _tops(restore):
         make_directory(place, 0o700, None)
     watch.step("directories-made")
-    fill(restore, reader, engine, watch, Layer(restore, reader, watch, threads, image, laps), hand_over, more)
+    fill(
+        restore,
+        reader,
+        engine,
+        watch,
+        Layer(restore, reader, watch, threads, image, laps, readers_at_most),
+        hand_over,
+        more,
+    )
 
 
 def fill(

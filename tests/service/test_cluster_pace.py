@@ -58,5 +58,5 @@ def test_a_job_that_runs_takes_it_up_with_its_next_word_to_the_catalog(desk, mon
     assert waiting.is_alive()
     desk.call("ModifyDBClusterPace", DBClusterId=desk.cluster_id, MaxRate="0", Background="off")
     eye.step("copying")
-    waiting.join(2)
+    waiting.join(10)
     assert not waiting.is_alive() and not eye.pace.background

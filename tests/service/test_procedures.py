@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import simulated
 from simulated import QuietWatch, SimulatedEngine, SimulatedRestore, some_files, tree
 
-from icecore import backup, copying, directio, errors, laying, receiving, restore
+from icecore import backup, copying, crew, directio, errors, laying, receiving, restore
 from icecore.binding import Part, binds
+from icecore.crew import Crew
 from icecore.engines import RestoreTarget
 from icecore.laps import Laps
 from icecore.pace import Pace
@@ -45,14 +47,14 @@ def make(
     return backup.run(engine, repository, order(number, job_uuid), watch, scratch=tmp_path, threads=threads, **more)
 
 
-def restored(storage, place: Path, number: int = 1, laps: Laps | None = None) -> dict[str, bytes | None]:
+def restored(storage, place: Path, number: int = 1, laps: Laps | None = None, **more) -> dict[str, bytes | None]:
     repository = Repository.open(storage, None)
     reader = repository.reader("pc-1", str(number))
     plan = restore.plan(
         reader, SimulatedRestore(), RestoreTarget(place, {}), owner=None, block_bytes=repository.block_bytes
     )
     watch = QuietWatch(lambda name: laps.passed(WAITED_FOR.get(name)) if laps else None)
-    restore.run(plan, reader, SimulatedRestore(), watch, threads=2, laps=laps)
+    restore.run(plan, reader, SimulatedRestore(), watch, threads=2, laps=laps, **more)
     return tree(place)
 
 
@@ -102,12 +104,27 @@ def test_a_stream_is_received_while_others_store_what_came_and_a_cancel_is_heard
 ):
     monkeypatch.setattr(copying, "LISTEN_EVERY_S", 0.05)
     monkeypatch.setattr(receiving, "PIECE_BYTES", BLOCK_BYTES)
-    Slow(monkeypatch, simulated._Reader, "read", 0.01)
-    Slow(monkeypatch, BlockCodec, "pack", 0.01)
+    packing, overlapped = 0, 0
+    read, pack = simulated._Reader.read, BlockCodec.pack
+
+    def counted_read(*args):
+        nonlocal overlapped
+        overlapped += packing > 0
+        time.sleep(0.01)
+        return read(*args)
+
+    def counted_pack(*args, **options):
+        nonlocal packing
+        packing += 1
+        time.sleep(0.02)
+        packing -= 1
+        return pack(*args, **options)
+
+    monkeypatch.setattr(simulated._Reader, "read", counted_read)
+    monkeypatch.setattr(BlockCodec, "pack", counted_pack)
     engine = SimulatedEngine({"a": os.urandom(100 * BLOCK_BYTES), "b": b"short", "c": b""}, ordered=True)
-    began = time.monotonic()
     make(engine, storage, tmp_path)
-    assert time.monotonic() - began < 1.7  # one after the other it is 2 s
+    assert overlapped > 50
     assert restored(storage, tmp_path / "out") == dict(sorted(engine.files.items()))
 
     def cancel(name: str) -> None:
@@ -119,7 +136,7 @@ def test_a_stream_is_received_while_others_store_what_came_and_a_cancel_is_heard
         began = time.monotonic()
         with pytest.raises(Stopped):
             make(engine, storage, tmp_path, number=2, pace=pace, watch=QuietWatch(cancel))
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 5.0  # the file alone takes days, and 20 s
     assert Repository.open(storage, None).has("pc-1", "2") is None
 
 
@@ -318,3 +335,58 @@ def test_what_is_slow_binds_a_restore(storage, tmp_path, monkeypatch, bound, own
     laps = Laps()
     restored(storage, tmp_path / "out", laps=laps)
     assert binds(laps.spent_ms()) is bound, laps.spent_ms()
+
+
+@pytest.mark.parametrize(("slow", "more"), [(simulated._Reader, True), (BlockCodec, False)])
+def test_more_threads_read_where_reading_is_slow_and_only_there(storage, tmp_path, monkeypatch, slow, more):
+    monkeypatch.setattr(crew, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(copying, "LISTEN_EVERY_S", 0.05)
+    monkeypatch.setattr(copying, "READ_BYTES", BLOCK_BYTES)
+    monkeypatch.setattr(copying, "SPAN_BYTES", 4 * BLOCK_BYTES)
+    monkeypatch.setattr(copying, "GROUP_BYTES", 0)
+    at_work, most, lock = 0, 0, threading.Lock()
+    inner = simulated._Reader.read
+
+    def read(*args):
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        try:
+            if more:
+                time.sleep(0.02)  # a disk far away
+            return inner(*args)
+        finally:
+            with lock:
+                at_work -= 1
+
+    monkeypatch.setattr(simulated._Reader, "read", read)
+    if not more:
+        Slow(monkeypatch, slow, "pack", 0.02)
+    engine = SimulatedEngine({"a": os.urandom(200 * BLOCK_BYTES)})
+    make(engine, storage, tmp_path, readers_at_most=16)
+    assert (most > 2) == more, most
+    assert restored(storage, tmp_path / "out") == dict(sorted(engine.files.items()))
+
+
+def test_in_the_background_half_of_them_are_at_work(storage, tmp_path, monkeypatch):
+    found = Crew(4, 16, 2, Laps(), Pace(background=True))
+    assert found.size == 2 and Crew(1, 1, 2, Laps(), Pace(background=True)).size == 1
+
+
+def test_more_threads_restore_where_the_repository_is_slow(storage, tmp_path, monkeypatch):
+    engine = SimulatedEngine({"a": os.urandom(240 * BLOCK_BYTES)})
+    make(engine, storage, tmp_path)
+    monkeypatch.setattr(crew, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(laying, "SPAN_BYTES", 3 * BLOCK_BYTES)
+    threads: set[int] = set()
+    inner = MemoryStorage.get_ranges
+
+    def get_ranges(*args):
+        threads.add(threading.get_ident())
+        time.sleep(0.05)
+        return inner(*args)
+
+    monkeypatch.setattr(MemoryStorage, "get_ranges", get_ranges)
+    assert restored(storage, tmp_path / "out", readers_at_most=16) == dict(sorted(engine.files.items()))
+    assert len(threads) > 4  # two, and the procedure's own

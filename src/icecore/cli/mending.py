@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icecore import cores
 from icecore.cli import screens
 from icecore.cli.output import Output
 from icecore.cli.restoring import ShownWatch, how_to_start, owner_named
@@ -32,7 +33,7 @@ def over_what_is_there(
     output.say(_plan_text(facts, target.data_directory))
 
     # Only look, or mend
-    watch, threads = ShownWatch(output), min(8, os.cpu_count() or 2)
+    watch, threads = ShownWatch(output), cores.threads()
     try:
         if options.dry_run:
             found = delta.compare(plan, reader, engine, watch, threads=threads)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icecore import errors
+from icecore import cores, errors
 from icecore.cli import names, screens
 from icecore.cli.calls import Calls
 from icecore.cli.following import Progress, follow
@@ -149,7 +149,7 @@ def into_directory(options: Namespace, output: Output) -> None:
     watch = ShownWatch(output)
     try:
         with _image(options, facts) as image:
-            procedure.run(plan, reader, engine, watch, threads=min(8, os.cpu_count() or 2), image=image)
+            procedure.run(plan, reader, engine, watch, threads=cores.threads(), image=image)
     except KeyboardInterrupt:
         output.say(f"Unfinished: {target.data_directory} cannot be started. Remove it before the next try.")
         raise

@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from icecore import errors
+from icecore import cores, errors
 from icecore.api import contract
 from icecore.cli import names, screens
 from icecore.cli.calls import Calls
@@ -109,7 +109,7 @@ def _offline(options: Namespace, output: Output) -> None:
             number=number,
             scratch=scratch,
             owner=owner,
-            threads=min(8, os.cpu_count() or 2),
+            threads=cores.threads(),
             socket=socket_beside(scratch, facts.backup_id),
             assertions=assertions,
         )

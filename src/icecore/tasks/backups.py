@@ -41,6 +41,7 @@ class BackupTask(OneJob):
                 images=self._note_images if self.config.images and not self._plainly else None,
                 pace=self.watch.pace,
                 laps=self.watch.laps,
+                readers_at_most=self.config.readers_at_most,
             )
 
         def finish() -> None:

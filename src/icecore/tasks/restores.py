@@ -68,6 +68,7 @@ class RestoreTask(OneJob):
                 image=image,
                 laps=self.watch.laps,
                 more=lay_log,
+                readers_at_most=self.config.readers_at_most,
             )
         # The port now, not hours ago; and the note first: who cleans up after a kill must find what we start
         place = servers.server_place(self.config, cluster.id, port=servers.free_port())
