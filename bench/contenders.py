@@ -25,7 +25,10 @@ ICECORE = Path(sys.executable).with_name("icecore")
 PROCESSES = 2
 BLOCK_INCREMENTAL_FROM = (2, 46)  # pgBackRest's
 NO_ARCHIVE = "/bin/true"
-INSTANT = ("restore",)  # the command that makes a server of a backup
+INSTANT = {  # commands that make a server of a backup
+    "restore": ("restore", "source", "--to", "{name}"),
+    "clone": ("clone", "source", "--name", "{name}"),
+}
 ROLE = "keeper"  # whose statements the server logs with their times: see dataset.Told
 
 
@@ -185,14 +188,19 @@ class Icecore(Tool):
     def restore(self, go: Round) -> Measured:
         return self._run(go, "restore", "source", "--to", go.restored, "--quiet")
 
-    def instant(self, go: Round, name: str) -> tuple[Measured, int]:
-        """A new cluster of the newest backup; it answers at this port."""
+    def instant(self, go: Round, way: str, name: str) -> tuple[Measured, int]:
+        """A new server of the newest backup, one of ``INSTANT``; it answers at this port."""
         assert self.server is not None
-        taken = self._run(go, *INSTANT, "source", "--to", name, "--quiet", "--json", resident=self.server.pid)
+        words = [word.format(name=name) for word in INSTANT[way]]
+        taken = self._run(go, *words, "--quiet", "--json", resident=self.server.pid)
         return taken, int(re.findall(r'"Port": ?"?(\d+)', taken.output)[-1])
 
-    def drop(self, go: Round, name: str) -> None:
-        self._run(go, "cluster", "remove", name, "--yes", "--quiet")
+    def drop(self, go: Round, way: str, name: str) -> None:
+        self._run(go, *(["clone", "delete"] if way == "clone" else ["cluster", "remove"]), name, "--yes", "--quiet")
+
+    def ways(self) -> list[str]:
+        """Those of ``INSTANT`` that this version has."""
+        return [way for way in INSTANT if f"\n  {way} " in subprocess.getoutput(f"{ICECORE} --help")]
 
     def image_files(self, go: Round) -> Iterator[Path]:
         """Of the newest backup, where there is an image."""

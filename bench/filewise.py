@@ -24,6 +24,11 @@ CONTENT_LEFT_OUT = (
 )
 FILES_LEFT_OUT = "postmaster.pid", "postmaster.opts", "pgsql_tmp*", "pg_internal.init*"
 
+HOW = (
+    "of the data directory between `pg_backup_start` and `pg_backup_stop`, then of the label and the archived WAL; "
+    "later backups read files whose times changed"
+)
+
 BACKUP = """\
 set -e
 rm -rf {tail} && mkdir {tail} && rm -f {place}/stored
@@ -140,9 +145,7 @@ class Restic(Filewise):
 
     @property
     def note(self) -> str:
-        return (
-            "its defaults: encrypted, compression auto; later backups read files whose times changed; label and WAL too"
-        )
+        return f"its defaults: encrypted, compression auto; {HOW}"
 
     def absent(self) -> str:
         return super().absent() or ("always encrypts" if self.plain else "")
@@ -172,7 +175,7 @@ class Borg(Filewise):
     @property
     def note(self) -> str:
         secrecy = "unencrypted" if self.plain else "repokey"
-        return f"{secrecy}, zstd,1; later backups read files whose times changed; label and WAL too"
+        return f"{secrecy}, zstd,1; {HOW}"
 
     @property
     def package(self) -> str:

@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from contenders import Contender, Icecore, Round  # noqa: E402
 from dataset import Differs  # noqa: E402
 from load import CLIENTS  # noqa: E402
+from measure import ToolFailed  # noqa: E402
 from places import SHARING  # noqa: E402
 from results import Record  # noqa: E402
 from running import Bench, Raw, bench, options_of_all, size  # noqa: E402
@@ -82,8 +83,12 @@ class Large:
         # Nothing changes, then little does
         self._quiet(tool, go)
         # A server from the newest backup
-        for number in range(self.given.backups):
-            self._instant(tool, go, number)
+        for way in tool.ways():
+            try:
+                for number in range(self.given.backups):
+                    self._instant(tool, go, way, number)
+            except (ToolFailed, Differs) as error:  # what follows does not need it
+                running.failed(f"{tool.name}, icecore {way}", error)
         # The image pins what is changed now: the live files get their new pages elsewhere
         running.data.change(self.given.scattered, in_one_run=False)
         tool.make_room(go)
@@ -128,21 +133,19 @@ class Large:
             tool.make_room(go)
             self.running.backup(case, tool, go, 0, tool.backup_again, self._last)
 
-    def _instant(self, tool: Icecore, go: Round, number: int) -> None:
+    def _instant(self, tool: Icecore, go: Round, way: str, number: int) -> None:
         """Until a row was read from the new server; the first one is compared with the source."""
         os.sync()
-        name, began = f"instant-{number}", time.monotonic()
-        taken, port = tool.instant(go, name)
+        name, began = f"{way}-{number}", time.monotonic()
+        taken, port = tool.instant(go, way, name)
         copy = Answering(go.place, port)
         copy.sql("SELECT count(*) FROM pgbench_branches")
         wall_s = time.monotonic() - began
         if number == 0 and self.running.data.fingerprint(copy) != self.running.data.fingerprint(go.source):
             raise Differs(f"the server {name} differs from its source")
-        tool.drop(go, name)
-        more = {"command_s": taken.wall_s}
-        self.running.add(
-            Record("instant", tool.name, number, wall_s, taken.cpu_s, taken.peak_bytes, 0, self._last, more)
-        )
+        tool.drop(go, way, name)
+        label, more = f"{self._last}, icecore {way}", {"command_s": taken.wall_s}
+        self.running.add(Record("instant", tool.name, number, wall_s, taken.cpu_s, taken.peak_bytes, 0, label, more))
 
 
 class Answering(SourceServer):

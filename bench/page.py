@@ -41,7 +41,9 @@ largest sum of resident sets of the tool's processes, sampled each 20 ms. Stored
 repository; WAL that a server archives between two backups is not in it. *Held* is the time between the answer to
 `pg_backup_start` and the call of `pg_backup_stop`, *checkpoint* what the former took, both from the server's log;
 `pg_basebackup` does not make these calls: it holds the server as long as it runs. *Job* is Icecore's work without the
-command and the queue, from its own log.
+command and the queue, from its own log. Under load the server archives its log for pgBackRest, restic and borg, which
+need that, before, during and after the backup alike; transactions lost are those that fewer were made during the backup
+than at the mean rate of the eight seconds before and after it.
 """
 Row = list[str]
 
@@ -146,6 +148,7 @@ def restores(by_tool: dict[str, list[Record]]) -> list[str]:
 
 def losses(by_tool: dict[str, list[Record]]) -> list[str]:
     names = ["tps_before", "tps_during", "tps_after", "tps_worst", "lost_percent", "lost_transactions", "held_s"]
+    """Some tools need a server that archives: it does so before, during and after."""
     head = ["tool", "seconds", "tps before", "during", "after", "worst second", "lost %", "transactions lost", "held s"]
     return table(
         head,

@@ -103,12 +103,15 @@ class Bench:
             self.data.settle()
             work(self, tool, go, number)
         except (ToolFailed, Differs) as error:
-            print(error, file=sys.stderr)
-            self.section.failed(f"{tool.name}, round {number + 1}: {str(error).strip().splitlines()[0]}")
+            self.failed(f"{tool.name}, round {number + 1}", error)
         finally:
             self.data.archive(NO_ARCHIVE)
             tool.end(go)
         shutil.rmtree(go.place)
+
+    def failed(self, what: str, error: Exception) -> None:
+        print(f"{what}: {error}", file=sys.stderr)
+        self.section.failed(f"{what}: {' / '.join(str(error).split(chr(10))[:4])[:300]}")
 
     def backup(
         self, case: str, tool: Contender, go: Round, number: int, take: Callable[[Round], Measured], label: str = ""
