@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from measure import Measured, ToolFailed, run, tree_bytes
 from places import kind_of
-from source_server import SourceServer, server_user, stop_server
+from source_server import SourceServer, server_user
 
 ICECORE = Path(sys.executable).with_name("icecore")
 PROCESSES = 2
@@ -212,8 +212,6 @@ class Icecore(Tool):
             self.server.terminate()
             self.server.wait(60)
             self.server = None
-        for lock in self.home(go).glob("*/**/postmaster.pid"):
-            stop_server(go.source.bin, lock.parent)
         shutil.rmtree(go.source.place / ".icecore-images", ignore_errors=True)  # they lie beside the data
 
     def home(self, go: Round) -> Path:

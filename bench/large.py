@@ -27,7 +27,6 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from contenders import Contender, Icecore, Round  # noqa: E402
 from dataset import Differs  # noqa: E402
 from load import CLIENTS  # noqa: E402
-from measure import ToolFailed  # noqa: E402
 from places import SHARING  # noqa: E402
 from results import Record  # noqa: E402
 from running import Bench, Raw, bench, options_of_all, size  # noqa: E402
@@ -87,7 +86,7 @@ class Large:
             try:
                 for number in range(self.given.backups):
                     self._instant(tool, go, way, number)
-            except (ToolFailed, Differs) as error:  # what follows does not need it
+            except Exception as error:  # what follows does not need it
                 running.failed(f"{tool.name}, icecore {way}", error)
         # The image pins what is changed now: the live files get their new pages elsewhere
         running.data.change(self.given.scattered, in_one_run=False)

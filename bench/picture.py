@@ -10,7 +10,7 @@ from html import escape
 from ratios import Compared, compared, number
 from results import Section
 
-WIDTH, LEFT, RIGHT, ROW, HEADING = 860, 330, 70, 18, 26
+WIDTH, LEFT, RIGHT, ROW, HEADING = 880, 360, 70, 18, 26
 STYLE = """\
 text { font: 12px system-ui, sans-serif; fill: #1f2933; }
 .run { font-weight: 600; } .case, .mark { fill: #52606d; } .grid { stroke: #d5dbe1; } .one { stroke: #1f2933; }

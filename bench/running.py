@@ -8,8 +8,9 @@ import shlex
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,13 +27,13 @@ from contenders import (
     machine,
     pgbackrest,
 )
-from dataset import Dataset, Differs, Told
+from dataset import Dataset, Told
 from filewise import Borg, Restic, version_of
-from measure import Measured, ToolFailed
+from measure import Measured
 from page import page, write_page
 from places import HERE, SHARING, CannotMount, new_place, own
 from results import KEPT, ROOT, Record, Section
-from source_server import SourceServer, stop_server
+from source_server import SourceServer, programs, stop_server
 
 STARTED = time.monotonic()
 TOOLS = ("icecore", "pg_basebackup", "pgBackRest", "restic", "borg")
@@ -102,16 +103,17 @@ class Bench:
             self.data.archive(tool.archive_command(go))  # its own turns only: nobody else pays for it
             self.data.settle()
             work(self, tool, go, number)
-        except (ToolFailed, Differs) as error:
+        except Exception as error:
             self.failed(f"{tool.name}, round {number + 1}", error)
         finally:
             self.data.archive(NO_ARCHIVE)
             tool.end(go)
+            end_servers(go.place)
         shutil.rmtree(go.place)
 
     def failed(self, what: str, error: Exception) -> None:
-        print(f"{what}: {error}", file=sys.stderr)
-        self.section.failed(f"{what}: {' / '.join(str(error).split(chr(10))[:4])[:300]}")
+        traceback.print_exception(error)
+        self.section.failed(f"{what}: {type(error).__name__}: {' / '.join(str(error).split(chr(10))[:4])[:300]}")
 
     def backup(
         self, case: str, tool: Contender, go: Round, number: int, take: Callable[[Round], Measured], label: str = ""
@@ -178,17 +180,13 @@ def bench(given: Wanted, rounds: int, size_bytes: int, small_files: int = 0, sma
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     section = Section(kept / f"{given.name}.json", given.title or given.name, command, rounds, given.plain)
     try:
-        with new_place(given.file_system, (8 << 30) + 6 * size_bytes) as place:
+        with new_place(given.file_system, (8 << 30) + 6 * size_bytes, end_servers) as place:
             source = SourceServer(place / "source")
             tools = _present(section, place, given)
             section.machine = machine(place)
             section.notes = {tool.name: tool.note for tool in tools}
             section.versions = _versions(source, [tool.name for tool in tools])
-            try:
-                data = Dataset(source, given.plain, small_files, small_bytes)
-                yield Bench(place, source, data, tools, section)
-            finally:
-                stop_server(source.bin, source.data)
+            yield Bench(place, source, Dataset(source, given.plain, small_files, small_bytes), tools, section)
     except CannotMount as error:
         raise SystemExit(f"--file-system {given.file_system}: {error}") from error
     finally:
@@ -197,6 +195,13 @@ def bench(given: Wanted, rounds: int, size_bytes: int, small_files: int = 0, sma
             write_page(KEPT, ROOT / "docs")
     if section.failures:
         raise SystemExit("\n".join(section.failures))
+
+
+def end_servers(place: Path) -> None:
+    """The source, and what a tool started and left."""
+    for lock in place.glob("**/postmaster.pid"):
+        with suppress(SystemExit):
+            stop_server(programs(), lock.parent)
 
 
 def _present(section: Section, place: Path, given: Wanted) -> list[Contender]:
