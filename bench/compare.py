@@ -55,8 +55,8 @@ class Given:
 def main() -> None:
     given = _given()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what follows "finally" is done
-    size_bytes = given.size + 2 * given.small_files * max(given.small_bytes, 4096)
-    with bench(given, given.rounds, size_bytes, given.small_files, given.small_bytes) as running:
+    room_bytes = (6 << 30) + 5 * (given.size + 2 * given.small_files * max(given.small_bytes, 4096))
+    with bench(given, given.rounds, room_bytes, given.small_files, given.small_bytes) as running:
         running.data.create(given.size)
         running.say_data()
         for number in range(given.rounds if given.cases != ["loss"] else 0):

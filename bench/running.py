@@ -174,13 +174,13 @@ Turn = Callable[[Bench, Contender, Round, int], None]
 
 
 @contextmanager
-def bench(given: Wanted, rounds: int, size_bytes: int, small_files: int = 0, small_bytes: int = 0) -> Iterator[Bench]:
+def bench(given: Wanted, rounds: int, room_bytes: int, small_files: int = 0, small_bytes: int = 0) -> Iterator[Bench]:
     """Everything that a run needs; at its end the page is written, whatever happened."""
     kept = ROOT / "build" / "bench" if given.no_page else KEPT
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     section = Section(kept / f"{given.name}.json", given.title or given.name, command, rounds, given.plain)
     try:
-        with new_place(given.file_system, (8 << 30) + 6 * size_bytes, end_servers) as place:
+        with new_place(given.file_system, room_bytes, end_servers, whole=True) as place:
             source = SourceServer(place / "source")
             tools = _present(section, place, given)
             section.machine = machine(place)

@@ -17,9 +17,9 @@ from pathlib import Path
 from source_server import server_user
 
 HERE = "here"
-MAKE = {
-    "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
-    "btrfs": ["mkfs.btrfs", "-q"],
+MAKE = {  # -K: what was given to the file stays its own
+    "xfs": ["mkfs.xfs", "-q", "-K", "-m", "reflink=1"],
+    "btrfs": ["mkfs.btrfs", "-q", "-K"],
     "ext4": ["mkfs.ext4", "-q", "-F"],
 }
 SHARING = ("xfs", "btrfs")
@@ -29,7 +29,7 @@ class CannotMount(Exception):
     """What is missing for a file system of one's own: a program, or the right to mount."""
 
 
-def new_directory(prefix: str = "icecore-bench-") -> Path:
+def new_directory(prefix: str = "icecore-") -> Path:
     """Below /tmp, of the database's user. Short: a socket's path has at most 107 bytes."""
     place = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
     place.chmod(0o755)
@@ -39,7 +39,7 @@ def new_directory(prefix: str = "icecore-bench-") -> Path:
 
 @contextmanager
 def new_place(
-    file_system: str, size_bytes: int, before_it_goes: Callable[[Path], None] = lambda _: None
+    file_system: str, size_bytes: int, before_it_goes: Callable[[Path], None] = lambda _: None, *, whole: bool = False
 ) -> Iterator[Path]:
     """A directory of the database's user on ``file_system``; nothing of it is left afterwards. What runs in it must
     have ended, or be ended by ``before_it_goes``. Errors: CannotMount."""
@@ -52,7 +52,7 @@ def new_place(
                 before_it_goes(outer)
             return
         image, point = outer / "image", outer / "mounted"
-        make(file_system, image, size_bytes)
+        make(file_system, image, size_bytes, whole=whole)
         point.mkdir()
         mount(image, point)
         try:
@@ -67,11 +67,15 @@ def new_place(
             shutil.rmtree(outer, ignore_errors=True)
 
 
-def make(kind: str, image: Path, size_bytes: int) -> None:
+def make(kind: str, image: Path, size_bytes: int, *, whole: bool = False) -> None:
+    """``whole``: with all of its room from the start, where there is enough. A file that grew block by block takes
+    minutes to remove when it was large."""
     if os.geteuid() != 0 or not shutil.which(MAKE[kind][0]):
         raise CannotMount(f"needs root and {MAKE[kind][0]}")
     with image.open("wb") as file:
         file.truncate(size_bytes)  # sparse: takes what is written
+    if whole:
+        subprocess.run(["fallocate", "--length", str(size_bytes), str(image)], capture_output=True, check=False)
     subprocess.run([*MAKE[kind], str(image)], check=True, capture_output=True)
 
 
