@@ -163,13 +163,19 @@ def holds(by_tool: dict[str, list[Record]]) -> list[str]:
     """By size and state of the data."""
     head = ["tool", "data", "extents", "files cloned", "cloned in ms", "held s", "checkpoint s", "seconds", "backups"]
     names = ["extents", "cloned_files", "cloned_in_ms", "held_s", "checkpoint_s"]
-    return table(
+    lines = table(
         head,
         [
             [tool, label, *(more(some, name) for name in names), spread([each.wall_s for each in some]), str(len(some))]
             for tool, label, some in labelled(by_tool)
         ],
     )
+    return [
+        *lines,
+        "",
+        "Extents are those of all cloned files. Up to one of the seconds held is spent waiting for the clock's next",
+        "second (times of files have that grain), the rest on cloning, the log and the files that are not cloned.",
+    ]
 
 
 def instants(by_tool: dict[str, list[Record]]) -> list[str]:

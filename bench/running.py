@@ -31,7 +31,7 @@ from dataset import Dataset, Told
 from filewise import Borg, Restic, version_of
 from measure import Measured
 from page import page, write_page
-from places import HERE, SHARING, CannotMount, new_place, own
+from places import HERE, MAKE, CannotMount, new_place, own
 from results import KEPT, ROOT, Record, Section
 from source_server import SourceServer, programs, stop_server
 
@@ -50,7 +50,7 @@ def options_of_all(options: argparse.ArgumentParser) -> argparse.ArgumentParser:
     options.add_argument("--tools", type=words(TOOLS), default=list(TOOLS), help=",".join(TOOLS))
     options.add_argument(
         "--file-system",
-        choices=(HERE, *SHARING),
+        choices=(HERE, *MAKE),
         default=HERE,
         help="made and mounted for the run, as root; here: /tmp's",
     )

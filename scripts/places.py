@@ -20,7 +20,7 @@ HERE = "here"
 MAKE = {  # -K: what was given to the file stays its own
     "xfs": ["mkfs.xfs", "-q", "-K", "-m", "reflink=1"],
     "btrfs": ["mkfs.btrfs", "-q", "-K"],
-    "ext4": ["mkfs.ext4", "-q", "-F"],
+    "ext4": ["mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
 }
 SHARING = ("xfs", "btrfs")
 
