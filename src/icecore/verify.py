@@ -124,6 +124,27 @@ def run(
     return evidence
 
 
+def unreadable(repository: Repository, cluster_id: str, backup_id: str, number: str, error: errors.Damaged) -> Evidence:
+    """Evidence of a backup of which not even the facts can be read."""
+    now = int(time.time())
+    failed = Examination("restore", Outcome.FAILED, notes=bounded([error.message]))
+    return repository.add_evidence(
+        Evidence(
+            ProofKind.VERIFY,
+            number,
+            backup_id,
+            cluster_id,
+            Outcome.FAILED,
+            0,
+            now,
+            now,
+            socket.gethostname(),
+            __version__,
+            examinations=(failed,),
+        )
+    )
+
+
 def clear(engine: RestoreEngine, facts: BackupFacts, order: Verification) -> None:
     """End the server that an earlier run left and remove what it laid down. Nothing happens where there is nothing."""
     place = order.place

@@ -278,6 +278,34 @@ def test_words_of_pg_checksums_become_an_examination() -> None:
     assert broken.outcome is Outcome.FAILED and "could not read block 3" in broken.notes[0]
 
 
+def test_without_pg_checksums_pages_are_read_all_the_same(tmp_path: Path) -> None:
+    data, space = tmp_path / "data", tmp_path / "tablespaces" / "16384"
+    for directory in (data / "global", data / "base" / "5", data / "pg_tblspc", space / "PG_15_1" / "5"):
+        directory.mkdir(parents=True)
+    (data / "pg_tblspc" / "16384").symlink_to(space)
+    for name in ("global/1262", "base/5/1259", "base/5/1259.1", "base/5/1259_fsm"):
+        (data / name).write_bytes(bytes(3 * 8192))  # new pages: all zeroes
+    (space / "PG_15_1" / "5" / "16385").write_bytes(bytes(8192))
+    (data / "base" / "5" / "pg_filenode.map").write_bytes(b"no pages")
+
+    def look(programs: Path = tmp_path) -> Examination:
+        return rereading.reread(programs, data, (0, 0), lambda: None, page_bytes=8192, pages_per_segment=131072)
+
+    (data / "base" / "5" / "t3_99").write_bytes(b"temporary")
+    assert (look().outcome, look().count) == (Outcome.PASSED, 13)
+    (data / "base" / "5" / "1259.1").write_bytes(bytes(8192) + b"\1" * 8192)
+    (space / "PG_15_1" / "5" / "16385").write_bytes(bytes(8192 + 5))
+    found = look()
+    assert (found.outcome, found.count) == (Outcome.FAILED, 12)
+    assert found.notes == (
+        "base/5/1259.1 block 131073 does not match its checksum",
+        "pg_tblspc/16384/PG_15_1/5/16385: its last page is cut off",
+    )
+    (data / "base" / "5" / "77").symlink_to("/dev/zero")
+    with pytest.raises(errors.EngineFailed, match="77"):
+        look()
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

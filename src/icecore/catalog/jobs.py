@@ -144,6 +144,13 @@ def stranded(catalog: Catalog) -> list[str]:
         ]
 
 
+def unfinished(catalog: Catalog) -> set[str]:
+    """Ids of the jobs that wait or run."""
+    query = sa.select(tables.job.c.id).where(tables.job.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
+    with catalog.read() as tx:
+        return set(tx.execute(query).scalars())
+
+
 def put_back(catalog: Catalog, job_id: str) -> None:
     """Queue a job again that this process was given but never claimed."""
     with catalog.write() as tx:

@@ -11,7 +11,7 @@ from icecore import evidence
 from icecore.catalog import Catalog, tables
 from icecore.catalog.intents import end_job
 from icecore.catalog.jobs import Claim, held_row
-from icecore.evidence import Evidence, ProofKind
+from icecore.evidence import Evidence, Outcome, ProofKind
 from icecore.model import JobState
 
 
@@ -47,12 +47,15 @@ def of_backup(catalog: Catalog, backup_id: str, limit: int) -> list[Evidence]:
 
 
 def _put(tx: sa.Connection, found: Evidence) -> None:
-    """Once, however often it is told; an older one does not take a newer one's place on the backup."""
+    """Once, however often it is told; an older one does not take a newer one's place on the backup. Nor is a backup
+    called checked of which a share was read, unless that was damaged."""
     p, b = tables.proof.c, tables.backup.c
     key = {"backup_id": found.backup_id, "number": found.number, "kind": found.kind}
     if not tx.execute(sa.select(p.number).where(*(p[name] == value for name, value in key.items()))).first():
         text = json.dumps(evidence.to_dict(found), separators=(",", ":"))
         tx.execute(sa.insert(tables.proof).values(**key, ended_at=found.ended_at, evidence=text))
+    if found.kind is ProofKind.CHECK and found.share < 1 and found.outcome is Outcome.PASSED:
+        return
     at, outcome = (
         ("verified_at", "verify_outcome") if found.kind is ProofKind.VERIFY else ("checked_at", "check_outcome")
     )

@@ -14,7 +14,8 @@ UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
 RATE_AFTER_S = 3  # times are whole seconds: a shorter run gives no rate worth saying
 NAME_LENGTH = 60
 LATE_AFTER_S = 15  # a free worker takes a job within a second or two
-_NO_WAITING = frozenset({JobKind.RESTORE})  # a restore has no database to wait for
+_WITH_PHASES = frozenset({JobKind.BACKUP, JobKind.RESTORE, JobKind.VERIFY})
+_NO_WAITING = frozenset({JobKind.RESTORE, JobKind.VERIFY})  # they have no database to wait for
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def steps(job: Job) -> list[Step]:
     """The phases in their order; none for what has no phases, and none where it ended before the last: which one it was
     in is not kept."""
     kind = job["job_kind"]
-    if kind not in (JobKind.BACKUP, JobKind.RESTORE) or job["state"] in (JobState.FAILED, JobState.CANCELLED):
+    if kind not in _WITH_PHASES or job["state"] in (JobState.FAILED, JobState.CANCELLED):
         return []
     phases = [each for each in Phase if not (kind in _NO_WAITING and each is Phase.WAITING)]
     at = phases.index(Phase(job["phase"])) if job["phase"] in phases else 0

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from icecore import check, errors, parts, pinned, verify
-from icecore.catalog import proofs
+from icecore.catalog import jobs, proofs
 from icecore.config import Config
 from icecore.engines import Assertion
 from icecore.evidence import Evidence, Outcome
 from icecore.model import BackupFacts
+from icecore.repository import Repository
 from icecore.tasks import servers
 from icecore.tasks.task import Finish, OneJob, best_effort
 
@@ -38,36 +39,45 @@ class VerifyTask(OneJob):
     def undo(self) -> None:
         """Only what a killed run left: one that ends by itself takes everything with it."""
         with best_effort("removing what a verification left"):
-            verify.clear(parts.restore_engine(self._facts.engine), self._facts, self._order())
+            facts = self._facts(parts.open_repository(self.config))
+            verify.clear(parts.restore_engine(facts.engine), facts, self._order(self.held.job_id))
 
     def _verified(self) -> Evidence:
-        order = self._order()
+        repository = parts.open_repository(self.config)
+        try:
+            facts = self._facts(repository)
+        except errors.Damaged as error:
+            return verify.unreadable(repository, self.held.cluster_id, self.held.backup_id, self.held.job_id, error)
+        order = self._order(self.held.job_id)
         # The scratch stays ours; only what is in it belongs to the server's user, who must be able to walk there
-        order.scratch.parent.mkdir(mode=0o711, exist_ok=True)
+        order.scratch.parent.mkdir(exist_ok=True)
+        order.scratch.parent.chmod(0o711)
         servers.refuse_unreachable(order.scratch, *order.owner)
-        with pinned.image_of(self.config, self._facts) as image:
-            return verify.run(
-                parts.open_repository(self.config),
-                self._facts,
-                parts.restore_engine(self._facts.engine),
-                order,
-                self.watch,
-                image=image,
-            )
+        self._sweep(order.scratch.parent, facts)
+        with pinned.image_of(self.config, facts) as image:
+            return verify.run(repository, facts, parts.restore_engine(facts.engine), order, self.watch, image=image)
 
-    @property
-    def _facts(self) -> BackupFacts:
-        found = parts.open_repository(self.config).has(self.held.cluster_id, self.held.backup_id)
+    def _sweep(self, directory: Path, facts: BackupFacts) -> None:
+        """Copies of jobs that nobody will take up again: their catalog was lost."""
+        there = list(directory.iterdir())
+        alive = jobs.unfinished(self.catalog)  # asked later: whose copy is there already was accepted before
+        for left in there:
+            if left.name not in alive:
+                with best_effort("removing what an earlier verification left"):
+                    verify.clear(parts.restore_engine(facts.engine), facts, self._order(left.name))
+
+    def _facts(self, repository: Repository) -> BackupFacts:
+        found = repository.has(self.held.cluster_id, self.held.backup_id)
         if found is None:
             raise errors.BackupNotFound
         return found
 
-    def _order(self) -> verify.Verification:
-        scratch = self.config.home / "verify" / self.held.job_id
+    def _order(self, job_id: str) -> verify.Verification:
+        scratch = self.config.home / "verify" / job_id
         return verify.Verification(
-            number=self.held.job_id,
+            number=job_id,
             scratch=scratch,
-            socket=socket_beside(scratch, self.held.job_id),
+            socket=socket_beside(scratch, job_id),
             owner=servers.server_owner(),
             threads=self.config.threads,
             assertions=assertions(self.config, self.held.cluster_id),

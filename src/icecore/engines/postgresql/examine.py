@@ -37,6 +37,8 @@ _QUIET = (
     "SET lc_messages = 'C'",
     "SET default_transaction_read_only = off",
     "SET session_replication_role = replica",
+    # a transaction that was prepared on the source still holds its locks, and nobody will end it here
+    "SET lock_timeout = '10s'",
     # a table is counted by reading all of it
     "SET enable_indexscan = off",
     "SET enable_indexonlyscan = off",
@@ -78,8 +80,8 @@ class _Tally:
 @dataclass(frozen=True)
 class _Relation:
     oid: int
-    name: str  # schema.relation
-    quoted: str
+    name: str  # schema.relation, to be shown
+    quoted: bytes
 
 
 class Examiner:
@@ -147,6 +149,8 @@ class Examiner:
     def _connect(self, database: str) -> Connection:
         connection = connect_sql(self._dsn(database), None)
         _do(connection, "preparing a session", *_QUIET)
+        if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+            _do(connection, "preparing a session", "SET client_encoding = SQL_ASCII")  # names are any bytes there
         return connection
 
     def _answers(self) -> bool:
@@ -221,7 +225,8 @@ class Examiner:
         try:
             if found:  # as old as the source left it
                 _do(connection, doing, "ALTER EXTENSION amcheck UPDATE")
-                return str(found[0][0])
+                schema = found[0][0]
+                return schema.decode() if isinstance(schema, bytes) else str(schema)
             _do(connection, doing, f"CREATE SCHEMA {_SCHEMA}", f"CREATE EXTENSION amcheck SCHEMA {_SCHEMA}")
             return _SCHEMA
         except EngineFailed as error:
@@ -256,7 +261,7 @@ class Examiner:
                 if left_ms <= 0:
                     raise psycopg.errors.QueryCanceled
                 connection.execute(f"SET statement_timeout = {left_ms}".encode())
-                ((found,),) = connection.execute(f"SELECT pg_catalog.count(*) FROM {table.quoted}".encode()).fetchall()
+                ((found,),) = connection.execute(b"SELECT pg_catalog.count(*) FROM " + table.quoted).fetchall()
                 self._rows.rows[name] = int(found)
             except psycopg.errors.QueryCanceled:
                 self._rows.left_out.append(f"{name} was not counted: the time for it was over")
@@ -318,9 +323,10 @@ class Examiner:
                 look(connections[place], item)
             except _NotTrue as error:
                 tally.faults.append(str(error))
+            except psycopg.errors.LockNotAvailable:
+                tally.left_out.append(f"{database}.{item.name} is locked by a prepared transaction of the source")
             except psycopg.Error as error:
-                name = getattr(item, "name", "")
-                tally.faults.append(f"{database}.{name}: {_said(error)}")
+                tally.faults.append(f"{database}.{item.name}: {_said(error)}")
                 if connections[place].closed:
                     connections[place] = self._come_back(database)
             finally:
@@ -386,7 +392,8 @@ def _relations(connection: Connection, which: str) -> list[_Relation]:
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {which}
               AND c.relpersistence <> 't' ORDER BY c.relpages, c.oid""",
     )
-    return [_Relation(*row) for row in rows]
+    raw = [(oid, *(text if isinstance(text, bytes) else text.encode() for text in texts)) for oid, *texts in rows]
+    return [_Relation(oid, name.decode("utf-8", "backslashreplace"), quoted) for oid, name, quoted in raw]
 
 
 def _said(error: psycopg.Error) -> str:

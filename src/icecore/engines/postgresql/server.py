@@ -49,6 +49,7 @@ class PostgresServer:
         self._facts = facts
         self._place = where
         self._bin: Path | None = None
+        self._pages_per_segment = 131072  # a GiB, until the server said otherwise
 
     # ------------------------------------------------------------ contract
 
@@ -102,8 +103,10 @@ class PostgresServer:
     def version(self) -> str:
         from icecore.engines.postgresql.connect import connect_sql, query
 
+        statement = "SELECT setting, current_setting('server_version') FROM pg_settings WHERE name = 'segment_size'"
         with connect_sql(self.dsn(), None) as connection:
-            ((version,),) = query(connection, "asking for the version", "SHOW server_version")
+            ((segment, version),) = query(connection, "asking for the version", statement)
+        self._pages_per_segment = int(segment)
         return str(version).split(" ", maxsplit=1)[0]
 
     def examine(
@@ -129,7 +132,14 @@ class PostgresServer:
             return Examination(
                 "page checksums", Outcome.NOT_RUN, notes=("the cluster has no page checksums (data_checksums is off)",)
             )
-        return reread(self._programs(), self._place.data_directory, self._place.owner, still_wanted)
+        return reread(
+            self._programs(),
+            self._place.data_directory,
+            self._place.owner,
+            still_wanted,
+            page_bytes=int(self._facts.engine_facts["page_bytes"]),
+            pages_per_segment=self._pages_per_segment,
+        )
 
     def _dsn(self, database: str) -> str:
         role, socket = str(self._facts.engine_facts["role"]), str(self._place.socket_directory)
