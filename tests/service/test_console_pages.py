@@ -232,6 +232,41 @@ def test_the_pace_of_a_cluster_is_set_on_its_page(room: Room) -> None:
     assert "64.0 MiB/s" in reads(room.reader.get(room.here))
 
 
+def test_a_policy_is_looked_at_before_it_is_set(room: Room) -> None:
+    backup_id = room.backup()
+    tab = f"{room.here}?tab=policy"
+    assert "There is no policy" in reads(room.admin.get(tab))
+    assert not [form for form in room.admin.get(tab).forms() if form.get("Action") == "ModifyBackupPolicy"]
+    look = (
+        f"{tab}&p.preferred_backup_time=16:00Z-17:00Z&p.backup_frequency=2/24H&p.data_level1_backup_retention_period=5"
+    )
+    page = room.admin.get(look)
+    assert "With this policy: 0 backups would go, 1 backup would stay" in reads(page)
+    assert "made by a person" in reads(page) and "There is no policy" in reads(page)  # nothing is set by looking
+    done = room.press(look, "ModifyBackupPolicy")
+    assert (done.status, done.location) == (303, tab)
+    page = room.admin.get(tab)
+    assert "The next automatic backup begins" in reads(page) and '<option value="2/24H" selected>' in page.text
+    assert '<option value="16:00Z-17:00Z" selected>' in page.text and 'value="5"' in page.text
+    wrong = room.admin.get(f"{tab}&p.data_level1_backup_retention_period=1")
+    assert "DataLevel1BackupRetentionPeriod is not valid" in reads(wrong)
+    assert room.press(tab, "DeleteBackupPolicy").location == tab
+    assert "There is no policy" in reads(room.admin.get(tab))
+
+    there = f"/console/backups/{backup_id}"
+    assert room.press(there, "HoldBackup", **{"p.reason": "audit <b>"}).location == there
+    assert "held audit <b>" in reads(room.admin.get(there))
+    confirm = room.admin.get(
+        f"/console/confirm?Action=DeleteBackup&p.db_cluster_id={room.desk.cluster_id}&p.backup_id={backup_id}"
+    )
+    assert confirm.status == 200
+    assert room.press(there, "ReleaseBackup").location == there
+    assert "Hold this backup" in reads(room.admin.get(there)) and "Hold this backup" not in reads(
+        room.reader.get(there)
+    )
+    assert {form[":action"] for form in room.reader.get(look).forms()} <= {"/console/sign-out"}
+
+
 def test_a_reader_sees_everything_and_changes_nothing(room: Room) -> None:
     backup_id = room.backup()
     paths = (

@@ -108,12 +108,20 @@ def _revoking(visit: Visit, params: Mapping[str, str]) -> list[str]:
     ]
 
 
+def _to_policy(params: Mapping[str, str], answer: Mapping[str, Any]) -> str:
+    return f"/console/clusters/{params['db_cluster_id']}?tab=policy"
+
+
 ACTS: dict[str, Act] = {
     "CreateBackup": Act("Back up now", lambda p, a: f"/console/tasks/{a['backup_job_id']}"),
     "DeleteBackup": Act(
         "Delete this backup", lambda p, a: f"/console/clusters/{p['db_cluster_id']}", backups.deleting, danger=True
     ),
     "ModifyDBClusterPace": Act("Set the pace", lambda p, a: f"/console/clusters/{p['db_cluster_id']}#pace"),
+    "ModifyBackupPolicy": Act("Set this policy", _to_policy),
+    "DeleteBackupPolicy": Act("No more automatic backups", _to_policy),
+    "HoldBackup": Act("Hold this backup", lambda p, a: f"/console/backups/{p['backup_id']}"),
+    "ReleaseBackup": Act("Release this backup", lambda p, a: f"/console/backups/{p['backup_id']}"),
     "VerifyBackup": Act("Verify", lambda p, a: f"/console/tasks/{a['job_id']}"),
     "CheckBackup": Act("Check", lambda p, a: f"/console/tasks/{a['job_id']}"),
     "CreateDBCluster": Act("Restore", lambda p, a: f"/console/clusters/{a['db_cluster_id']}"),

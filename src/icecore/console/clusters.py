@@ -9,13 +9,13 @@ from typing import Any
 from markupsafe import Markup
 from starlette.responses import Response
 
-from icecore.console import overview, pictures, tasks, view
+from icecore.console import overview, pictures, policy, tasks, view
 from icecore.console.doors import Doors
 from icecore.console.visit import Visit
 from icecore.errors import BackupNotFound, ClusterNotFound, InvalidParameter, MissingParameter
 from icecore.model import MANUAL_BACKUP_LIMIT, JobKind, JobState
 
-TABS = {"backups": "Backups", "health": "Health"}
+TABS = {"backups": "Backups", "policy": "Policy", "health": "Health"}
 BACKUPS_A_PAGE = 30
 COUNTED_TO = 100
 
@@ -53,6 +53,7 @@ def page(visit: Visit) -> Response:
         here=here,
         tabs=TABS if cluster else {"backups": "Backups"},
         tab=tab if cluster and tab in TABS else "backups",
+        **(policy.shown(visit, cluster_id) if cluster and stands and tab == "policy" else {}),
         backups=backups,
         largest=max((backup.get("backup_set_size") or 0 for backup in backups), default=0),
         meter=pictures.meter,
