@@ -67,7 +67,7 @@ EDGES: list[tuple[str, set[str]]] = [
             | FOUND
             | CONTRACTS
             | PROCEDURES
-            | {"tasks.*", "catalog", "catalog.*", "config", "images", "parts"},
+            | {"tasks.*", "catalog", "catalog.*", "config", "images", "images.standing", "parts"},
         )
         for name in sorted(WORK)
     ),

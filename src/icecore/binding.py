@@ -62,7 +62,7 @@ def sentence(spent_ms: Mapping[Part, int], kind: JobKind) -> str:
     parts = by_size(spent_ms)
     if not parts:
         return ""
-    words = _RESTORE if kind is JobKind.RESTORE else _BACKUP
+    words = _BACKUP if kind is JobKind.BACKUP else _RESTORE
     said = [
         f"{percent(spent_ms, part)} %{'' if number else ' of the time went'} into {words[part]}"
         for number, part in enumerate(parts[:2])

@@ -274,6 +274,13 @@ class BackupHeld(BackupStatusDenied):
     hint = "Release it first: `icecore release {backup_id}`."
 
 
+class NoImage(CallerError):
+    """The backup {backup_id} has no image on this host: nothing could share its blocks."""
+
+    code, status, exit = "OperationDenied.BackupsLevel", 403, 6
+    hint = "`icecore restore {backup_id} --to NAME` makes a cluster of it all the same, block by block."
+
+
 class CreationOptionDenied(CallerError):
     """The specified parameter CreationOption is not valid."""
 

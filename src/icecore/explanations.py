@@ -251,6 +251,13 @@ WHY: dict[type[IcecoreError], Explanation] = {
         backup_id="4182",
         reason="audit of 2026",
     ),
+    errors.NoImage: _why(
+        "An instant clone shares the blocks of the backup's image, which lies on the cluster's own file system (XFS or "
+        "btrfs) and is kept for the newest backup only. This one is Level-2, or its image was let go for want of "
+        "space, was made on another machine, or has not been recognised since its file system was mounted anew.",
+        "`icecore backup CLUSTER` makes a new backup, with an image where the file system can share blocks.",
+        backup_id="4182",
+    ),
     errors.CreationOptionDenied: _why(
         "Icecore makes clusters from backups only. CreationOption was left out (then it means Normal, an empty "
         "cluster) or names another source, such as RDS or the recycle bin.",

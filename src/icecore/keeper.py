@@ -5,6 +5,7 @@ One keeper a home: whoever holds ``run/keeper``. Looks cost a connection each, s
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import structlog
 
 from icecore import errors, parts, pinned
-from icecore.catalog import Catalog, clusters
+from icecore.catalog import Catalog, clones, clusters
 from icecore.config import Config
 from icecore.engines import Probe
 from icecore.model import ClusterStatus
@@ -40,6 +41,7 @@ class Keeper:
         self._config, self._catalog, self._stopping = config, catalog, stopping
         self._looked_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
+        self._end_clones_at = time.monotonic()
         self._measure_at = time.monotonic() + MEASURE_EVERY_S
 
     def run(self) -> None:
@@ -58,6 +60,7 @@ class Keeper:
                 while not self._stopping.wait(TICK_S):
                     try:
                         list(pool.map(self._look, self._due()))
+                        self._end_clones()
                         self._measure_images()
                     except Exception as error:
                         log.warning("looking at the clusters failed", reason=str(error))
@@ -71,8 +74,20 @@ class Keeper:
         began = time.monotonic()
         if began >= self._measure_at:
             pinned.measure(self._config, self._catalog)
+            for row in clones.every(self._catalog):
+                clones.pins(self._catalog, row.id, servers.clone_pins(self._config, row.id))
             took_s = time.monotonic() - began
             self._measure_at = began + max(MEASURE_EVERY_S, took_s / MEASURE_SHARE)
+
+    def _end_clones(self) -> None:
+        """Their time is up: a job removes each, as if it had been asked for."""
+        if time.monotonic() < self._end_clones_at:
+            return
+        self._end_clones_at = time.monotonic() + LOOK_AGAIN_S
+        for clone_id in clones.due(self._catalog):
+            with contextlib.suppress(errors.CallerError):  # somebody else has just asked for it, or works on it
+                clones.remove(self._catalog, clone_id)
+                log.info("a clone's time is up", cluster=clone_id)
 
     def _due(self) -> list[Any]:
         now = time.monotonic()
@@ -87,7 +102,7 @@ class Keeper:
     def _look(self, row: Any) -> None:
         """Never raises: one cluster's trouble is not the others'."""
         try:
-            if row.origin == "restored":
+            if row.origin != "registered":
                 self._bring_up(row)
             engine = parts.engine(self._config, row.id, row.name, row.engine, row.dsn)
             facts = observations(engine.probe())

@@ -40,6 +40,7 @@ class ClusterStatus(StrEnum):
 class JobKind(StrEnum):
     BACKUP = "backup"
     RESTORE = "restore"
+    CLONE = "clone"
     VERIFY = "verify"
     CHECK = "check"
     DELETE_BACKUP = "delete-backup"

@@ -95,7 +95,7 @@ def image_of(config: Config, facts: BackupFacts) -> Iterator[KeptImage | None]:
 
 @contextmanager
 def _images(config: Config, cluster_id: str) -> Iterator[Images]:
-    with Images(cluster_id, _parents(config, cluster_id), create=False) as images:
+    with Images(cluster_id, parents(config, cluster_id), create=False) as images:
         yield images
 
 
@@ -103,7 +103,8 @@ def _noted(config: Config) -> list[str]:
     return sorted(path.stem for path in (config.home / "images").glob("*.json"))
 
 
-def _parents(config: Config, cluster_id: str) -> list[Path]:
+def parents(config: Config, cluster_id: str) -> list[Path]:
+    """The directories beside which the cluster's images lie."""
     try:
         return [Path(parent) for parent in json.loads(_note(config, cluster_id).read_bytes())]
     except (OSError, ValueError, TypeError):

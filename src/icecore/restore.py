@@ -60,8 +60,9 @@ def run(
     laps: Laps | None = None,
     readers_at_most: int = 0,
     more: Callable[[], None] = lambda: None,
+    durable: bool = True,
 ) -> None:
-    """Carry out a plan. Afterwards the directory is durable and can be started.
+    """Carry out a plan. Afterwards the directory can be started and, unless that is not asked for, is durable.
 
     ``image``: of this very backup, if there is one. What it has on the target's own file system is cloned and not
     written: its bytes are those that the backup was made from, unless the disk changed them since; the engine's own
@@ -86,6 +87,7 @@ def run(
         Layer(restore, reader, watch, threads, image, laps, readers_at_most),
         hand_over,
         more,
+        durable,
     )
 
 
@@ -97,6 +99,7 @@ def fill(
     layer: Layer,
     hand_over: Callable[[], None] = lambda: None,
     more: Callable[[], None] = lambda: None,
+    durable: bool = True,
 ) -> None:
     """The part of a restore that is the same whatever was there before: directories that nobody else can enter, and
     whose last files are not in place, become startable and their owner's."""
@@ -119,7 +122,7 @@ def fill(
 
     # Links, empty directories, signals and settings; the tree is made durable
     watch.phase(Phase.CHECKING, restore.facts.size_bytes)
-    engine.finish_files(restore.facts, restore.target)
+    engine.finish_files(restore.facts, restore.target, durable=durable)
     watch.step("files-finished")
 
     # Now the last ones get their names

@@ -114,7 +114,9 @@ class SimulatedRestore:
     def guarded(self, path: str, content: bytes) -> bytes:
         return content
 
-    def finish_files(self, facts: BackupFacts, target: RestoreTarget) -> None: ...
+    def finish_files(self, facts: BackupFacts, target: RestoreTarget, *, durable: bool = True) -> None: ...
+
+    def check_existing(self, facts: BackupFacts, target: RestoreTarget, *, unfinished: bool) -> None: ...
 
     def server(self, facts: BackupFacts, place: object) -> None:
         raise NotImplementedError("there is no server behind simulated files")

@@ -23,7 +23,7 @@ from icecore.api.server import Caller
 from icecore.catalog import clusters, paging, tables
 
 BEGAN_AT = 1_790_000_000
-KINDS = ("backup", "restore", "delete-backup", "delete-cluster")
+KINDS = ("backup", "restore", "clone", "delete-backup", "delete-cluster")
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 MANY, FEW = 20_000, 100
 

@@ -90,6 +90,7 @@ def test_titles_in_words() -> None:
     assert named == {
         JobKind.BACKUP: "Backup of orders",
         JobKind.RESTORE: "Restore to orders",
+        JobKind.CLONE: "Clone orders",
         JobKind.VERIFY: "Verification of backup 4182 of orders",
         JobKind.CHECK: "Check of backup 4182 of orders",
         JobKind.DELETE_BACKUP: "Removal of backup 4182 of orders",

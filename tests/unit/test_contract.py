@@ -250,7 +250,7 @@ def wrong_values(parameter: Parameter) -> list[str]:
         values += [f" {parameter.values[0]}"]
     match parameter.type:
         case "int":
-            values += ["abc", "1.5", "0x1", "1e3", "+1", " 1", "-1", "9" * 19, "0"]
+            values += ["abc", "1.5", "0x1", "1e3", "+1", " 1", "-1", "9" * 19, *(["0"] if parameter.minimum else [])]
         case "time":
             values += ["now", "2026-11-01", "2026-11-31T00:00Z", "2026-11-01T24:00Z", "2026-11-01T00:00+00:00"]
             values += ["1969-12-31T23:59Z", "2026-11-01t00:00z"]

@@ -31,7 +31,7 @@ MEDIA = {"JSON": "application/json", "XML": "text/xml"}
 # The first group whose pattern fits an operation's name is its group; an operation that is new finds one by itself.
 GROUPS = (
     ("Backups", "Making, listing and deleting backups.", r"Backup"),
-    ("Clusters", "The database clusters; restoring is creating one from a backup.", r"Cluster|Regions"),
+    ("Clusters", "The database clusters; restoring is creating one from a backup.", r"Cluster|Clone|Regions"),
     ("Jobs", "What runs in the background.", r"Job|Task"),
     ("Access", "Keys, who called, signing in.", r"AccessKey|Calls?$|Link|Session"),
     ("Installation", "The repository and the whole at a glance.", r""),

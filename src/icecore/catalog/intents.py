@@ -46,16 +46,21 @@ def accept_backup(
     """
     request = digest({"cluster_id": cluster_id, "comment": comment})
     with catalog.write() as tx:
-        replayed = _replayed(tx, "CreateBackup", token, request)  # C2
-        if replayed:
-            return replayed
+        before = replayed(tx, "CreateBackup", token, request)  # C2
+        if before:
+            return before
         cluster = live_cluster(tx, cluster_id)
+        if cluster.origin == "clone":
+            raise errors.Refused(
+                f"{cluster.name} is an instant clone, which is not for keeps",
+                hint="Back up the cluster it was made from.",
+            )
         if cluster.status != ClusterStatus.RUNNING:
             raise errors.ClusterStatusDenied()
         if mode is BackupMode.MANUAL and _manual_backups(tx, cluster_id) >= MANUAL_BACKUP_LIMIT:
             raise errors.QuotaExceeded()
         backup_id = new_id(tx)
-        _remember(tx, "CreateBackup", token, request, backup_id)
+        remember(tx, "CreateBackup", token, request, backup_id)
         queue_backup(
             catalog,
             tx,
@@ -105,16 +110,16 @@ def accept_proof(catalog: Catalog, kind: JobKind, backup_id: str, *, token: str,
     action = PROVING[kind]
     with catalog.write() as tx:
         wanted = digest(request)
-        replayed = _replayed(tx, action, token, wanted)  # C2
-        if replayed:
-            return replayed
+        before = replayed(tx, action, token, wanted)  # C2
+        if before:
+            return before
         row = tx.execute(sa.select(tables.backup).where(tables.backup.c.id == backup_id)).first()
         if row is None or row.status == BackupStatus.DELETING:
             raise errors.BackupNotFound()
         if row.status != BackupStatus.SUCCESS:
             raise errors.BackupStatusDenied(backup_id=backup_id, backup_status=row.status)
         job_id = new_id(tx)
-        _remember(tx, action, token, wanted, job_id)
+        remember(tx, action, token, wanted, job_id)
         queue_job(catalog, tx, job_id, kind, row.cluster_id, backup_id)
     return job_id
 
@@ -138,16 +143,16 @@ def accept_restore(
     """
     with catalog.write() as tx:
         wanted = digest(request)
-        replayed = _replayed(tx, "CreateDBCluster", token, wanted)  # C2
-        if replayed:
-            return replayed
+        before = replayed(tx, "CreateDBCluster", token, wanted)  # C2
+        if before:
+            return before
         source = live_cluster(tx, source_cluster_id, also_removed=True)
         backup = _backup_to_restore(tx, source_cluster_id, point)
         facts = json.loads(backup.facts)
         if major != str(facts["engine_version"]).split(".", maxsplit=1)[0]:
             raise errors.WrongMajorVersion()
         cluster_id = new_cluster_id(tx)
-        _remember(tx, "CreateDBCluster", token, wanted, cluster_id)
+        remember(tx, "CreateDBCluster", token, wanted, cluster_id)
         add_cluster(
             tx,
             id=cluster_id,
@@ -313,7 +318,7 @@ def end_job(tx: sa.Connection, row: sa.Row[Any], state: JobState, error: errors.
             .where(tables.backup.c.id == row.backup_id)
             .values(status=BackupStatus.FAILED, ended_at=now())
         )
-    if row.kind == JobKind.RESTORE:
+    if row.kind in (JobKind.RESTORE, JobKind.CLONE):
         # the cluster that never came to be: its name is free again, its job says why
         tx.execute(
             sa.update(tables.cluster)
@@ -322,7 +327,7 @@ def end_job(tx: sa.Connection, row: sa.Row[Any], state: JobState, error: errors.
         )
 
 
-def _replayed(tx: sa.Connection, action: str, token: str, request: str) -> str:
+def replayed(tx: sa.Connection, action: str, token: str, request: str) -> str:
     """The first call's result if this token was used before. Raises TokenMismatch."""
     if not token:
         return ""
@@ -336,7 +341,7 @@ def _replayed(tx: sa.Connection, action: str, token: str, request: str) -> str:
     return str(row.result_id)
 
 
-def _remember(tx: sa.Connection, action: str, token: str, request: str, result_id: str) -> None:
+def remember(tx: sa.Connection, action: str, token: str, request: str, result_id: str) -> None:
     if token:
         values = {"action": action, "token": token, "digest": request, "result_id": result_id, "used_at": now()}
         tx.execute(sa.insert(tables.token).values(values))
@@ -355,7 +360,7 @@ def _manual_backups(tx: sa.Connection, cluster_id: str) -> int:
 
 
 def _being_restored(tx: sa.Connection, backup_id: str) -> bool:
-    return unfinished_job(tx, backup_id=backup_id, kind=JobKind.RESTORE)
+    return any(unfinished_job(tx, backup_id=backup_id, kind=kind) for kind in (JobKind.RESTORE, JobKind.CLONE))
 
 
 def unfinished_job(tx: sa.Connection, **match: str) -> bool:

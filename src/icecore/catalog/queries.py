@@ -216,8 +216,8 @@ def overview(
         .where(c.deleted_at.is_(None))
         .order_by(c.name)  # unique among live ones
     )
-    if cluster_id:
-        query = query.where(c.id == cluster_id)
+    # a clone is not for keeps: it stands in a list of its own
+    query = query.where(c.id == cluster_id if cluster_id else c.origin != "clone")
     if limit is not None:
         query = query.limit(limit + 1)
     with catalog.read() as tx:

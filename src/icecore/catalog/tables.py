@@ -26,7 +26,7 @@ cluster = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("engine", sa.Text, nullable=False),
     sa.Column("dsn", sa.Text, nullable=False),  # never with a password
-    sa.Column("origin", sa.Text, nullable=False),  # "registered" or "restored"
+    sa.Column("origin", sa.Text, nullable=False),  # "registered", "restored" or "clone"
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("status_reason", sa.Text, nullable=False, server_default=""),
     sa.Column("major", sa.Text, nullable=False, server_default=""),
@@ -157,6 +157,17 @@ job = sa.Table(
     ),
     # whether a backup is being restored or removed
     sa.Index("jobs_of_backup", "backup_id", "state"),
+)
+
+clone = sa.Table(  # of a cluster with the origin "clone"
+    "clone",
+    metadata,
+    sa.Column("cluster_id", sa.Text, sa.ForeignKey("cluster.id"), primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),  # an access key's id, or "user NAME" of the operating system
+    sa.Column("purpose", sa.Text, nullable=False, server_default=""),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),  # 0: never
+    sa.Column("durable", sa.Boolean, nullable=False),
+    sa.Column("pinned_bytes", sa.BigInteger, nullable=False, server_default="0"),  # on the disk, by it alone
 )
 
 repository_day = sa.Table(  # how large the repository was: cannot be found out later, so it lies with the catalog

@@ -36,7 +36,19 @@ TITLE = "Icecore: snapshot backup for database clusters, behind the PolarDB Open
 GROUPS: dict[str, Sequence[str]] = {
     "Start": ("init", "serve", "work"),
     "Clusters": ("cluster", "status"),
-    "Backups": ("backup", "backups", "show", "verify", "windows", "restore", "delete", "policy", "hold", "release"),
+    "Backups": (
+        "backup",
+        "backups",
+        "show",
+        "verify",
+        "windows",
+        "restore",
+        "clone",
+        "delete",
+        "policy",
+        "hold",
+        "release",
+    ),
     "Jobs": ("jobs", "watch", "cancel"),
     "Access and storage": ("console", "key", "repo", "call"),
 }
@@ -314,6 +326,27 @@ def _backups(g: Grammar) -> None:
     p.add_argument("--repo", type=Path, metavar="DIR", help="offline: this repository; no home is needed")
     p.add_argument("--key-file", type=Path, metavar="FILE", help="its key file")
     p.add_argument("--passphrase", action="store_true", help="it opens by a passphrase (asked, or ICECORE_PASSPHRASE)")
+
+    p = g.command(
+        "clone",
+        "cloning:clone",
+        "A server on a backup's image in seconds, for a while; list, extend, delete clones",
+        "icecore clone orders --name look --for 2h\n"
+        "icecore clone 1764000123456 --purpose 'try the migration'\n"
+        "icecore clone list\n"
+        "icecore clone extend look --for 1d\n"
+        "icecore clone delete look",
+    )
+    p.add_argument(
+        "what", metavar="CLUSTER|BACKUP", help="a Level-1 backup, or a cluster: its newest; or list, extend, delete"
+    )
+    p.add_argument("clone", metavar="CLONE", nargs="?", help="extend, delete: its name or id")
+    p.add_argument("--name", default=None, metavar="NAME", help="what you call it (default: made of its source's)")
+    p.add_argument(
+        "--for", dest="for_", default=None, metavar="TIME", help="from now: 90m, 2h, 7d; 0: for ever (default: 24h)"
+    )
+    p.add_argument("--purpose", default=None, metavar="TEXT", help="what it is for")
+    p.add_argument("--no-wait", action="store_true", help="return when the job is accepted")
 
     p = g.command("delete", "writing:delete", "Delete a backup and give its space back")
     p.add_argument("backup", metavar="BACKUP", nargs="+", help="id, or the start of one")

@@ -144,6 +144,30 @@ def clusters(result: Result) -> str:
     return table(["CLUSTER", "ID", "STATUS", "ENGINE", "SIZE", "SINCE"], rows, right=[4])
 
 
+def clones(found: Sequence[Result], now: float) -> str:
+    """What ends within the hour says so."""
+    if not found:
+        return "No clones.\nNext: icecore clone CLUSTER\n"
+    rows = []
+    for each in found:
+        end = each.get("expire_time")
+        left = f"{duration(max(end - now, 0))}{' ENDS SOON' if each.get('ends_soon') else ''}" if end else "for ever"
+        address = f"{each['connection_string']}:{each['port']}" if each.get("connection_string") else "-"
+        of = f"{each.get('source_db_cluster_name', '')} {each.get('backup_id', '')}".strip()
+        status = each.get("db_cluster_status", "")
+        rows.append(
+            [
+                *(each.get("db_cluster_description", ""), status, of, left, size(each.get("pinned_bytes")), address),
+                *(each.get("owner", ""), each.get("purpose", "") or "-"),
+            ]
+        )
+    text = table(["CLONE", "STATUS", "OF", "LEFT", "PINS", "ADDRESS", "OWNER", "FOR"], rows, right=[4])
+    why = [
+        f"{each['db_cluster_description']}: {each['status_reason']}\n" for each in found if each.get("status_reason")
+    ]
+    return text + "".join(why)
+
+
 def cluster_pace(found: Result) -> str:
     """``cluster set``: what holds for a cluster, and where that is said."""
     rate, background = found.get("max_rate_bytes"), found.get("background")

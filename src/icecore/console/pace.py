@@ -14,8 +14,8 @@ UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
 RATE_AFTER_S = 3  # times are whole seconds: a shorter run gives no rate worth saying
 NAME_LENGTH = 60
 LATE_AFTER_S = 15  # a free worker takes a job within a second or two
-_WITH_PHASES = frozenset({JobKind.BACKUP, JobKind.RESTORE, JobKind.VERIFY})
-_NO_WAITING = frozenset({JobKind.RESTORE, JobKind.VERIFY})  # they have no database to wait for
+_WITH_PHASES = frozenset({JobKind.BACKUP, JobKind.RESTORE, JobKind.CLONE, JobKind.VERIFY})
+_NO_WAITING = frozenset({JobKind.RESTORE, JobKind.CLONE, JobKind.VERIFY})  # they have no database to wait for
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def title(job: Job) -> str:
     return {
         JobKind.BACKUP: f"Backup of {cluster}",
         JobKind.RESTORE: f"Restore to {cluster}",
+        JobKind.CLONE: f"Clone {cluster}",
         JobKind.VERIFY: f"Verification of backup {job.get('backup_id', '')} of {cluster}",
         JobKind.CHECK: f"Check of backup {job.get('backup_id', '')} of {cluster}",
         JobKind.DELETE_BACKUP: f"Removal of backup {job.get('backup_id', '')} of {cluster}",

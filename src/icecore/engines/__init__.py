@@ -128,7 +128,8 @@ class Probe:
 class ServerPlace:
     """Where a restored server lives. ``sealed_off``: only to be looked at, then thrown away. It listens on its socket
     alone, nothing of what the source did by itself goes on in it (subscriptions, schedulers, archiving), it takes
-    little memory, and it does not care for a power cut."""
+    little memory, and it does not care for a power cut. ``guest``: a clone beside its source: it listens as any other,
+    and nothing of what the source did by itself goes on in it either. ``durable``: whether it cares for a power cut."""
 
     data_directory: Path
     socket_directory: Path
@@ -136,6 +137,8 @@ class ServerPlace:
     port: int
     owner: tuple[int, int]  # uid, gid that run it
     sealed_off: bool = False
+    guest: bool = False
+    durable: bool = True
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ class RestoreTarget:
     data_directory: Path
     tablespaces: Mapping[str, Path]
     recovery: RecoveryTarget | None = None
+    named: Mapping[Path, Path] = field(default_factory=dict)  # what a directory is called, where we write another way
+    shared: frozenset[Path] = frozenset()  # directories whose files will share blocks with others: they need no room
 
 
 @dataclass(frozen=True)
@@ -294,8 +299,9 @@ class RestoreEngine(Protocol):
         """Where the record of the first commit later than ``moment_us`` begins, 0 if there is none. ``pieces``: the log
         from ``position`` on; ``known``: what ``LogStream`` said of it."""
 
-    def finish_files(self, facts: BackupFacts, target: RestoreTarget) -> None:
-        """After the files lie there: empty directories, links, recovery signal, safe settings. Idempotent."""
+    def finish_files(self, facts: BackupFacts, target: RestoreTarget, *, durable: bool = True) -> None:
+        """After the files lie there: empty directories, links, recovery signal, safe settings. Idempotent. ``durable``:
+        afterwards all of it is, which may mean that everything else on its file system must be written, too."""
 
     def server(self, facts: BackupFacts, place: ServerPlace) -> RestoredServer:
         """The server of a restored directory, as it is: nothing is written, nothing is run. Cheap; always answers."""

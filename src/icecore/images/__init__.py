@@ -293,6 +293,10 @@ class KeptImage:
         except (CannotClone, OSError):  # whatever became of the image, the repository has the bytes
             return False
 
+    def device_of(self, below: str) -> int | None:
+        """Of the file system that holds what it has of the paths that begin so; None where that is nothing."""
+        return next((seal.device for path, (_, seal) in self._seals.items() if path.startswith(below)), None)
+
     def pinned_bytes(self) -> int:
         """What would be free if this image were gone: the extents that nothing else shares, of small files, too. What
         the file system needs for the files themselves is not counted."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from icecore.model import JobKind
 from icecore.tasks.backups import BackupTask, DeleteBackupTask
+from icecore.tasks.clones import CloneTask
 from icecore.tasks.proofs import CheckTask, VerifyTask
 from icecore.tasks.restores import DeleteClusterTask, RestoreTask
 from icecore.tasks.task import Task
@@ -17,6 +18,7 @@ __all__ = ["TASKS", "Task"]
 TASKS: dict[JobKind, type[Task]] = {
     JobKind.BACKUP: BackupTask,
     JobKind.RESTORE: RestoreTask,
+    JobKind.CLONE: CloneTask,
     JobKind.VERIFY: VerifyTask,
     JobKind.CHECK: CheckTask,
     JobKind.DELETE_BACKUP: DeleteBackupTask,

@@ -11,7 +11,7 @@ from icecore import config as home
 from icecore import errors, moments, parts, pinned, restore
 from icecore.catalog import clusters, intents, jobs, logs
 from icecore.engines import LogEngine, RestoreEngine, RestoreTarget
-from icecore.repository import Repository
+from icecore.repository import Reader, Repository
 from icecore.tasks import servers
 from icecore.tasks.task import Finish, OneJob, best_effort
 
@@ -34,42 +34,15 @@ class RestoreTask(OneJob):
         with servers.server_lock(self.config, cluster.id):
             servers.remove_cluster_directory(self.config, cluster.id)  # a killed run's: it is this cluster's own
         owner = servers.server_owner()
-        target = RestoreTarget(
-            self._directory / "data",
-            servers.tablespace_places(reader.facts, self._directory / "tablespaces"),
-            made.target if made is not None else None,
-        )
-
-        def lay_log() -> None:
-            if made is not None:
-                log = repository.log(cluster.source_cluster_id)
-                moments.lay_log(made, log, engine, target.data_directory, owner)
-
         # The cluster's own directory stays ours; only what is in it belongs to the server's user, who may not enter
         # before everything is in its place
-        self._directory.parent.mkdir(mode=0o711, exist_ok=True)
-        self._directory.mkdir(mode=0o700)
-        servers.refuse_unreachable(self._directory, owner[0], owner[1])
+        self.directory.parent.mkdir(mode=0o711, exist_ok=True)
+        self.directory.mkdir(mode=0o700)
+        servers.refuse_unreachable(self.directory, owner[0], owner[1])
         for name in ("socket", "log"):
-            (self._directory / name).mkdir(mode=0o700)
-            os.chown(self._directory / name, *owner)
-        if target.tablespaces:
-            (self._directory / "tablespaces").mkdir()
-            (self._directory / "tablespaces").chmod(0o711)
-        plan = restore.plan(reader, engine, target, owner=owner, block_bytes=repository.block_bytes)
-        with pinned.image_of(self.config, reader.facts) as image:
-            restore.run(
-                plan,
-                reader,
-                engine,
-                self.watch,
-                threads=self.config.threads,
-                hand_over=lambda: self._directory.chmod(0o711),
-                image=image,
-                laps=self.watch.laps,
-                more=lay_log,
-                readers_at_most=self.config.readers_at_most,
-            )
+            (self.directory / name).mkdir(mode=0o700)
+            os.chown(self.directory / name, *owner)
+        self.lay(cluster, repository, reader, engine, owner, made)
         # The port now, not hours ago; and the note first: who cleans up after a kill must find what we start
         place = servers.server_place(self.config, cluster.id, port=servers.free_port())
         servers.note_server(self.config, cluster.id, reader.facts, place.port)
@@ -79,6 +52,45 @@ class RestoreTask(OneJob):
         server.start(START_TIMEOUT_S, lambda: self.watch.step("awaiting"))
         self.watch.step("server-started")
         return lambda: jobs.finish_restore(self.catalog, self.held, dsn=server.dsn(), host="127.0.0.1", port=place.port)
+
+    def lay(
+        self,
+        cluster: Any,
+        repository: Repository,
+        reader: Reader,
+        engine: RestoreEngine,
+        owner: tuple[int, int],
+        made: moments.MomentPlan | None,
+    ) -> None:
+        """The files, below the cluster's own directory."""
+        target = RestoreTarget(
+            self.directory / "data",
+            servers.tablespace_places(reader.facts, self.directory / "tablespaces"),
+            made.target if made is not None else None,
+        )
+
+        def lay_log() -> None:
+            if made is not None:
+                log = repository.log(cluster.source_cluster_id)
+                moments.lay_log(made, log, engine, target.data_directory, owner)
+
+        if target.tablespaces:
+            (self.directory / "tablespaces").mkdir()
+            (self.directory / "tablespaces").chmod(0o711)
+        plan = restore.plan(reader, engine, target, owner=owner, block_bytes=repository.block_bytes)
+        with pinned.image_of(self.config, reader.facts) as image:
+            restore.run(
+                plan,
+                reader,
+                engine,
+                self.watch,
+                threads=self.config.threads,
+                hand_over=lambda: self.directory.chmod(0o711),
+                image=image,
+                laps=self.watch.laps,
+                more=lay_log,
+                readers_at_most=self.config.readers_at_most,
+            )
 
     def _moment(self, cluster: Any, repository: Repository, engine: RestoreEngine) -> moments.MomentPlan | None:
         """Where recovery ends if the cluster is made of a moment; None: at a backup's own end."""
@@ -94,14 +106,14 @@ class RestoreTask(OneJob):
             servers.remove_cluster_directory(self.config, self.held.cluster_id)
 
     @property
-    def _directory(self) -> Path:
+    def directory(self) -> Path:
         return self.config.cluster_directory(self.held.cluster_id)
 
 
 class DeleteClusterTask(OneJob):
     def run(self) -> Finish:
         cluster = clusters.one(self.catalog, self.held.cluster_id, also_removed=True)
-        if cluster.origin == "restored":
+        if cluster.origin != "registered":
             with servers.server_lock(self.config, cluster.id):
                 servers.remove_cluster_directory(self.config, cluster.id)
         with best_effort("letting its images go"):

@@ -9,13 +9,17 @@ import os
 import pwd
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from icecore import config as home
 from icecore import errors, parts, restore
 from icecore.config import Config
 from icecore.engines import RestoredServer, ServerPlace
+from icecore.images import FREE_AT_LEAST
+from icecore.images.standing import Standing
 from icecore.model import BackupFacts, facts_from_dict, facts_to_dict
 
 RESTART_TIMEOUT_S = 300.0
@@ -29,16 +33,18 @@ def tablespace_places(facts: BackupFacts, directory: Path) -> dict[str, Path]:
 
 
 def server_place(config: Config, cluster_id: str, *, port: int) -> ServerPlace:
-    directory = config.cluster_directory(cluster_id)
+    directory, clone = config.cluster_directory(cluster_id), noted_clone(config, cluster_id)
     sockets = directory / "socket"
     if len(os.fsencode(sockets)) > SOCKET_PATH_BYTES - len(".s.PGSQL.65535.lock"):
         sockets = Path("/tmp") / f"icecore-{cluster_id}"  # the engine makes it, 0700, and refuses a planted one
     return ServerPlace(
-        data_directory=directory / "data",
+        data_directory=clone.data if clone else directory / "data",
         socket_directory=sockets,
         log_file=directory / "log" / "server.log",
         port=port,
         owner=server_owner(),
+        guest=clone is not None,
+        durable=clone is None or clone.durable,
     )
 
 
@@ -69,8 +75,40 @@ def server_lock(config: Config, cluster_id: str) -> Iterator[None]:
 
 def note_server(config: Config, cluster_id: str, facts: BackupFacts, port: int) -> None:
     """Remember how to run a restored server. Not in its own directory: what lies there may be its user's doing."""
+    _write_note(config, cluster_id, facts, port, noted_clone(config, cluster_id))
+
+
+@dataclass(frozen=True)
+class CloneNote:
+    """Where an instant clone lies, and how: beside these directories; its data directory, once that is settled."""
+
+    parents: Sequence[Path]
+    data: Path = Path("/nonexistent/icecore")
+    durable: bool = False
+    boot: str = field(default_factory=lambda: _boot())
+
+
+def note_clone(config: Config, cluster_id: str, facts: BackupFacts, clone: CloneNote) -> None:
+    """Before anything of it is there. ``note_server`` adds its port."""
+    _write_note(config, cluster_id, facts, 0, clone)
+
+
+def noted_clone(config: Config, cluster_id: str) -> CloneNote | None:
+    """None for a server whose data lies below the home."""
+    try:
+        clone = json.loads(_note(config, cluster_id).read_bytes())["clone"]
+        parents = tuple(Path(parent) for parent in clone["parents"])
+        return CloneNote(parents, Path(clone["data"]), bool(clone["durable"]), str(clone["boot"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_note(config: Config, cluster_id: str, facts: BackupFacts, port: int, clone: CloneNote | None) -> None:
     (config.home / "servers").mkdir(mode=0o700, exist_ok=True)
-    note = {"port": port, "facts": facts_to_dict(facts)}
+    note: dict[str, Any] = {"port": port, "facts": facts_to_dict(facts)}
+    if clone is not None:
+        parents = [str(parent) for parent in clone.parents]
+        note["clone"] = {"parents": parents, "data": str(clone.data), "durable": clone.durable, "boot": clone.boot}
     home.write_private(_note(config, cluster_id), json.dumps(note).encode())
 
 
@@ -96,8 +134,12 @@ def bring_up(config: Config, cluster_id: str, still_wanted: Callable[[], None]) 
     None when nothing was to be done."""
     noted = noted_server(config, cluster_id)
     server = restored_server(config, cluster_id)
-    if noted is None or server is None or server.running():
+    if noted is None or server is None:
         return None
+    _give_way(config, cluster_id, server)
+    if server.running():
+        return None
+    _refuse_untrustworthy(config, cluster_id)
     facts, port = noted
     if not _port_is_free(port):
         port = free_port()
@@ -114,10 +156,49 @@ def remove_cluster_directory(config: Config, cluster_id: str) -> None:
     server = restored_server(config, cluster_id)
     if server is not None and server.running():
         server.stop(STOP_TIMEOUT_S)
+    clone = noted_clone(config, cluster_id)
+    if clone is not None:
+        with Standing(cluster_id, clone.parents) as standing:
+            standing.remove()
     for place in (config.cluster_directory(cluster_id), server_place(config, cluster_id, port=0).socket_directory):
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
     _note(config, cluster_id).unlink(missing_ok=True)
+
+
+def clone_pins(config: Config, cluster_id: str) -> int:
+    """Bytes on the disk that only this clone has. Reads the map of every file."""
+    clone = noted_clone(config, cluster_id)
+    if clone is None:
+        return 0
+    with Standing(cluster_id, clone.parents) as standing:
+        return standing.pinned_bytes()
+
+
+def _give_way(config: Config, cluster_id: str, server: RestoredServer) -> None:
+    """A clone's server goes down before the living have no room left for its writes."""
+    clone = noted_clone(config, cluster_id)
+    if clone is None:
+        return
+    with Standing(cluster_id, clone.parents) as standing:
+        if standing.free_share() >= FREE_AT_LEAST / 2:
+            return
+    server.stop(STOP_TIMEOUT_S)
+    reason = "its file system is nearly full, and the clusters that live there come first"
+    raise errors.EngineFailed(doing="running the clone", reason=reason)
+
+
+def _refuse_untrustworthy(config: Config, cluster_id: str) -> None:
+    """After the machine's end a clone's files may be anything: what it wrote was not made durable."""
+    clone = noted_clone(config, cluster_id)
+    if clone is not None and not clone.durable and clone.boot != _boot():
+        reason = "the machine was started anew, and a clone for a while is not durable; make another one"
+        raise errors.EngineFailed(doing="starting the clone", reason=reason)
+
+
+def _boot() -> str:
+    """Differs after each start of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _note(config: Config, cluster_id: str) -> Path:

@@ -56,7 +56,7 @@ def marked(call: Call, kind: str) -> tuple[Any, ...] | None:
 
 def table() -> dict[str, Operation]:
     """Action -> operation. A test holds it equal to ``contract.json``."""
-    from icecore.api.operations import backups, calls, clusters, jobs, keys, logs, overview, policies, proofs
+    from icecore.api.operations import backups, calls, clones, clusters, jobs, keys, logs, overview, policies, proofs
 
     return {
         "CreateBackup": backups.create_backup,
@@ -84,6 +84,10 @@ def table() -> dict[str, Operation]:
         "DescribeBackupHistory": backups.describe_backup_history,
         "DescribeJobs": jobs.describe_jobs,
         "CancelJob": jobs.cancel_job,
+        "CreateClone": clones.create_clone,
+        "DescribeClones": clones.describe_clones,
+        "ModifyClone": clones.modify_clone,
+        "DeleteClone": clones.delete_clone,
         "CreateAccessKey": keys.create_access_key,
         "DescribeAccessKeys": keys.describe_access_keys,
         "RevokeAccessKey": keys.revoke_access_key,

@@ -107,7 +107,7 @@ def describe_clusters(context: Context, call: Call) -> Result:
 
 def describe_cluster_attribute(context: Context, call: Call) -> Result:
     row = _until_gone(context, call.params["db_cluster_id"])
-    restored = row.origin == "restored"
+    restored = row.origin != "registered"
     of_moment = intents.moment_of(row.clone_point) is not None
     return {
         **_common(row),

@@ -99,7 +99,7 @@ def _sentence(row: sa.Row[Any], last: sa.Row[Any] | None) -> str:
         return f"not reachable: {row.status_reason}"
     if row.status != ClusterStatus.RUNNING:
         return ""
-    if last is None and row.origin == "restored":
+    if last is None and row.origin != "registered":
         return ""  # a copy: what it was made from is what must not be lost
     if last is None:
         return "never backed up; everything would be lost"

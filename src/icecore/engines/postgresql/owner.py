@@ -87,7 +87,11 @@ def read_small(path: Path) -> str:
 
 
 def closed_to_others(directory: Path) -> bool:
-    """Whether only root can get into ``directory``: a directory on the way to it is root's and open to nobody else."""
+    """Whether only root can get into ``directory``: a directory on the way to it is root's and open to nobody else.
+    Of a way through an open descriptor that is the directory which is open: what lies above it is not passed."""
+    if directory.is_relative_to("/proc/self/fd"):
+        status = Path(*directory.parts[:5]).stat()
+        return status.st_uid == 0 and status.st_mode & 0o077 == 0
     real = Path(os.path.realpath(directory))
     for each in reversed(real.parents):
         status = each.lstat()

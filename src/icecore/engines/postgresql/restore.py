@@ -137,7 +137,7 @@ class PostgresRestore:
             records.commits.clear()
         return 0
 
-    def finish_files(self, facts: BackupFacts, target: RestoreTarget) -> None:
+    def finish_files(self, facts: BackupFacts, target: RestoreTarget, *, durable: bool = True) -> None:
         doing = "finishing the restored files"
         directories = (target.data_directory, *target.tablespaces.values())
         if not target.data_directory.is_dir():
@@ -152,7 +152,7 @@ class PostgresRestore:
                 places.give(directory, owner)
         else:
             as_owner(owner, doing, lambda: self._finish(facts, target))
-        for directory in directories:
+        for directory in directories if durable else ():
             places.sync_file_system(directory)
 
     def _finish(self, facts: BackupFacts, target: RestoreTarget) -> None:
@@ -167,7 +167,8 @@ class PostgresRestore:
         data.chmod(int(known.get("data_directory_mode", "0700"), 8))
         # 3. Tablespaces: links to their new directories; the map would send the server to the source's.
         for link in _tablespace_links(known):
-            _point(data / link, target.tablespaces[link])
+            place = target.tablespaces[link]
+            _point(data / link, place, target.named.get(place, place))
         # 4. Nothing that was left behind may steer the start.
         for name in STALE_FILES:
             (data / name).unlink(missing_ok=True)
@@ -236,7 +237,8 @@ def _refuse_without_space(facts: BackupFacts, target: RestoreTarget) -> None:
     wanted = [(target.data_directory, rest)] + [
         (path, spaces.get(link, 0)) for link, path in target.tablespaces.items()
     ]
-    for directory, size_bytes in wanted:
+    for directory, whole_bytes in wanted:
+        size_bytes = _SPARE_BYTES if directory in target.shared else whole_bytes
         above = directory
         while not above.exists() and above != above.parent:
             above = above.parent
@@ -262,8 +264,8 @@ def _require_label(data: Path) -> None:
         raise EngineFailed(doing="finishing the restored files", reason=f"{label} is missing or not a label")
 
 
-def _point(link: Path, directory: Path) -> None:
-    """A tablespace's link leads to its new directory."""
+def _point(link: Path, directory: Path, named: Path) -> None:
+    """A tablespace's link leads to its new directory, by the name that lasts."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if link.is_symlink():
         link.unlink()
@@ -271,7 +273,7 @@ def _point(link: Path, directory: Path) -> None:
         if any(link.iterdir()):
             raise EngineFailed(doing="linking a tablespace", reason=f"{link} holds files that belong into {directory}")
         link.rmdir()
-    link.symlink_to(directory.absolute())
+    link.symlink_to(named.absolute())
 
 
 def _unwanted(data: Path) -> Any:

@@ -39,6 +39,8 @@ _SEALED_OFF = {
     "fsync": "off",
     "restart_after_crash": "on",
 }
+# It shares a machine with its source, whose memory it must not take, nor the changes that a subscription waits for.
+_GUEST = {"max_logical_replication_workers": "0", "shared_buffers": "'128MB'", "huge_pages": "off"}
 # They would do by themselves what the source does at this very hour.
 _SCHEDULERS = frozenset(("pg_cron", "pg_partman_bgw", "pg_squeeze", "pglogical", "pg_failover_slots"))
 _PRELOADS = ("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries")
@@ -190,10 +192,14 @@ class PostgresServer:
             settings |= _SEALED_OFF
         if where.sealed_off or not self._has_key():
             settings["ssl"] = "off"
+        if where.guest:
+            settings |= _GUEST
+        if not where.durable:
+            settings["fsync"] = "off"
         for name in _PRELOADS:
             wanted = [each.strip().strip('"') for each in known.get("settings", {}).get(name, "").split(",")]
             kept = [each for each in wanted if each and binaries.library_exists(self._programs(), each)]
-            if where.sealed_off:
+            if where.sealed_off or where.guest:
                 kept = [each for each in kept if each.removeprefix("$libdir/") not in _SCHEDULERS]
             if any(wanted):  # also when all are kept: they may have come from the source's command line
                 settings[name] = conffile.quoted(", ".join(kept))
