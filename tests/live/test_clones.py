@@ -119,7 +119,7 @@ def test_a_clone_shares_its_blocks_and_stays_apart(scene: Scene) -> None:
     source.sql("UPDATE items SET pad = 'source' WHERE id < 100")
     source.sql("CHECKPOINT")
     assert world.sql(dsn, "SELECT count(*) FROM items WHERE pad = 'clone'") == [(30000,)]
-    source.sql(f"UPDATE items SET pad = repeat(md5(id::text), 20) WHERE id < 100")
+    source.sql("UPDATE items SET pad = repeat(md5(id::text), 20) WHERE id < 100")
     # a clone is no place for backups, and no copy to be kept
     for action, code in (("CreateBackup", "OperationDenied"), ("ModifyClone", "OperationDenied")):
         more = {"lifetime_seconds": 0} if action == "ModifyClone" else {}
@@ -179,32 +179,34 @@ def test_after_a_restart_of_the_machine_it_is_called_stopped(scene: Scene) -> No
     until(lambda: scene.gone(clone_id), timeout_s=30)
 
 
-STEPS = (
-    "standing",
-    "directories-made",
-    "laying",
-    "files-laid",
-    "files-finished",
-    "restored",
-    "starting",
-    "server-started",
-)
+MAKING = ("standing", "laying", "files-finished", "server-started")
+REMOVING = ("server-stopped", "clone-removed")
 
 
-def test_a_kill_at_any_step_leaves_one_clone_or_none(scene: Scene) -> None:
+def test_a_kill_at_each_step_leaves_one_clone_or_none(scene: Scene) -> None:
+    """One job, and then another, each ended at each of its steps by one worker after the other."""
     station = scene.station
-    for step in STEPS:
-        station.stop()
-        station.start(env={"ICECORE_FAIL_AT": step})
-        clone_id = scene.clone(lifetime_seconds=3000)
-        station.wait_for_death()
-        station.start()
-        dsn = station.wait_running(clone_id)
-        if step in ("laying", "server-started"):
-            assert fingerprint(dsn) == scene.rows
-        station.call("DeleteClone", db_cluster_id=clone_id)
-        until(lambda clone_id=clone_id: scene.gone(clone_id))
+    station.stop()
+    station.start("--no-worker")
+
+    def die_at(steps: tuple[str, ...]) -> None:
+        for step in steps:
+            worker = station.process("work", env={"ICECORE_FAIL_AT": step})
+            assert worker.wait(60) == -9, step
+
+    clone_id = scene.clone(lifetime_seconds=3000)
+    die_at(MAKING)
+    worker = station.process("work")
+    assert fingerprint(station.wait_running(clone_id)) == scene.rows
+    worker.terminate()
+    assert worker.wait(60) == 0
+    station.call("DeleteClone", db_cluster_id=clone_id)
+    die_at(REMOVING)
+    station.stop()
+    station.start()
+    until(lambda: scene.gone(clone_id))
     assert scene.standing() == [] and list((station.home / "clusters").iterdir()) == []
+    assert not list((station.home / "servers").glob(f"{clone_id}.json"))
 
 
 def test_what_is_planted_beside_the_data_leads_nowhere(scene: Scene, place: Path) -> None:

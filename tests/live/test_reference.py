@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import exchanges
@@ -109,6 +111,7 @@ def _record(recorder: Recorder, serving: Station, source: PostgresWorld) -> None
     finally:
         worker.kill()
         worker.wait()
+    _record_clones(recorder, serving, shop, made["BackupJobId"])
 
 
 def _record_with_worker(
@@ -204,6 +207,36 @@ def _record_with_worker(
     record("RevokeAccessKey", ("KeyId", serving.access_key_id), title="The last admin key")
     record("DescribeCalls", ("CallAction", "RevokeAccessKey"), ("OnlyChanges", "true"), ("MaxResults", "1"))
     record("CreateConsoleLink")
+
+
+def _record_clones(recorder: Recorder, serving: Station, shop: str, backup_id: str) -> None:
+    """The file system of this test need not share blocks: what a worker would have said of a clone is written into the
+    catalog. That clones work is shown where such a file system is (``test_clones.py``)."""
+    record, here, backup = recorder.record, ("DBClusterId", shop), ("BackupId", backup_id)
+    record("CreateClone", backup, title="The backup has no image")
+    _write(serving, "UPDATE backup SET imaged = 1 WHERE id = ?", backup_id)
+    purpose, name = ("Purpose", "look for the lost orders"), "DBClusterDescription"
+    first, second = record(
+        "CreateClone", backup, (name, "shop-look"), purpose, xml=[here, (name, "shop-peek"), purpose]
+    )
+    for clone_id in (first["DBClusterId"], second["DBClusterId"]):
+        recorder.stand_in(clone_id, "pc-2zeq3x1d5k0m84bt")
+    record("CreateClone", title="A clone of nothing")
+    _write(serving, "UPDATE job SET state = 'succeeded' WHERE kind = 'clone'")
+    values = "status = 'Running', host = '127.0.0.1', port = 5433"
+    _write(serving, f"UPDATE cluster SET {values} WHERE origin = 'clone'")
+    record("DescribeClones", ("DBClusterId", first["DBClusterId"]))
+    record("ModifyClone", ("DBClusterId", first["DBClusterId"]), ("LifetimeSeconds", "7200"))
+    record(
+        "ModifyClone", ("DBClusterId", first["DBClusterId"]), ("LifetimeSeconds", "0"), title="It was made for a while"
+    )
+    record("DeleteClone", ("DBClusterId", first["DBClusterId"]), xml=[("DBClusterId", second["DBClusterId"])])
+    record("DeleteClone", here, title="A cluster that is no clone")
+
+
+def _write(serving: Station, statement: str, *values: str) -> None:
+    with closing(sqlite3.connect(serving.home / "catalog.db", timeout=10)) as catalog, catalog:
+        catalog.execute(statement, values)
 
 
 @pytest.mark.parametrize(

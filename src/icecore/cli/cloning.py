@@ -56,8 +56,8 @@ def make(options: Namespace, output: Output) -> None:
             output.line("Summary", shown.part("items", "clone")[0])
             return
         output.result(
-            f"Clone {row['db_cluster_description']} ({clone_id}) runs at {row['connection_string']} port {row['port']}, "
-            f"as of {screens.at(row.get('consistent_time'))}. {_end(row)}\n"
+            f"Clone {row['db_cluster_description']} ({clone_id}) runs at {row['connection_string']} port {row['port']}"
+            f", as of {screens.at(row.get('consistent_time'))}. {_end(row)}\n"
             f"Next: psql -h {row['connection_string']} -p {row['port']}",
             {},
         )

@@ -115,7 +115,7 @@ class DeleteClusterTask(OneJob):
         cluster = clusters.one(self.catalog, self.held.cluster_id, also_removed=True)
         if cluster.origin != "registered":
             with servers.server_lock(self.config, cluster.id):
-                servers.remove_cluster_directory(self.config, cluster.id)
+                servers.remove_cluster_directory(self.config, cluster.id, self.watch.step)
         with best_effort("letting its images go"):
             pinned.let_go(self.config, self.catalog, cluster.id, unfinished=True)
         with best_effort("letting its log go"):

@@ -150,19 +150,22 @@ def bring_up(config: Config, cluster_id: str, still_wanted: Callable[[], None]) 
     return server
 
 
-def remove_cluster_directory(config: Config, cluster_id: str) -> None:
+def remove_cluster_directory(config: Config, cluster_id: str, step: Callable[[str], None] = lambda name: None) -> None:
     """Stop the server that runs in a restored cluster's directory, then remove the directory, its note last: killed
     anywhere, it can be done again. Under ``server_lock``."""
     server = restored_server(config, cluster_id)
     if server is not None and server.running():
         server.stop(STOP_TIMEOUT_S)
+        step("server-stopped")
     clone = noted_clone(config, cluster_id)
     if clone is not None:
         with Standing(cluster_id, clone.parents) as standing:
             standing.remove()
+        step("clone-removed")
     for place in (config.cluster_directory(cluster_id), server_place(config, cluster_id, port=0).socket_directory):
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
+    step("directories-removed")
     _note(config, cluster_id).unlink(missing_ok=True)
 
 
