@@ -293,9 +293,15 @@ class KeptImage:
         except (CannotClone, OSError):  # whatever became of the image, the repository has the bytes
             return False
 
-    def device_of(self, below: str) -> int | None:
-        """Of the file system that holds what it has of the paths that begin so; None where that is nothing."""
-        return next((seal.device for path, (_, seal) in self._seals.items() if path.startswith(below)), None)
+    def device_of(self, directory: str) -> int | None:
+        """Of the file system that holds its part of a directory of the cluster. None where there is no such part, or
+        where that file system has another number since: no file would equal its seal."""
+        for root, seals in self._parts:
+            with contextlib.suppress(OSError):
+                found = os.stat(f"{self.backup_id}/{directory}", dir_fd=root.descriptor, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode) and seals.device == root.device:
+                    return root.device
+        return None
 
     def pinned_bytes(self) -> int:
         """What would be free if this image were gone: the extents that nothing else shares, of small files, too. What

@@ -63,7 +63,7 @@ class Seals:
     def __init__(self, data: bytes) -> None:
         if len(data) < _HEAD.size + DIGEST_BYTES:
             raise ValueError("it is cut short")
-        magic, self._device, self._count, job_bytes = _HEAD.unpack_from(data)
+        magic, self.device, self._count, job_bytes = _HEAD.unpack_from(data)
         at = _HEAD.size + job_bytes
         view = memoryview(data)
         if magic != MAGIC or at + 32 * self._count + DIGEST_BYTES != len(data):
@@ -86,4 +86,4 @@ class Seals:
         if row == self._count or self._paths[row] != wanted:
             return None
         # with another device number, after another mount, no file equals its seal
-        return Seal(self._device, self._inodes[row], self._changed[row], self._sizes[row])
+        return Seal(self.device, self._inodes[row], self._changed[row], self._sizes[row])

@@ -69,7 +69,7 @@ class CloneTask(RestoreTask):
 def _target(facts: BackupFacts, standing: Standing, image: KeptImage) -> tuple[RestoreTarget, Path]:
     """Each part on the file system of its image; one that has none where its tablespace is, else with the data.
     And the data directory's lasting name."""
-    main = standing.stands.get(image.device_of("base/") or -1)
+    main = standing.stands.get(image.device_of("base") or -1)
     if main is None:
         raise errors.NoImage(backup_id=facts.backup_id)  # the device has another number since, or is not mounted
     named = {main.path / "data": main.named / "data"}
@@ -77,7 +77,7 @@ def _target(facts: BackupFacts, standing: Standing, image: KeptImage) -> tuple[R
     spaces: dict[str, Path] = {}
     for space in facts.engine_facts.get("tablespaces", ()):
         link = f"{TABLESPACES}{space['oid']}"
-        device = image.device_of(f"{link}/")
+        device = image.device_of(link)
         stand = standing.stands.get(device or -1) or _stand_of(Path(space["location"]), standing) or main
         spaces[link] = stand.path / str(space["oid"])
         named[spaces[link]] = stand.named / str(space["oid"])
