@@ -277,7 +277,7 @@ class BackupHeld(BackupStatusDenied):
 class NoImage(CallerError):
     """The backup {backup_id} has no image on this host: nothing could share its blocks."""
 
-    code, status, exit = "OperationDenied.BackupsLevel", 403, 6
+    code, status, exit = "OperationDenied.NoImage", 403, 6
     hint = "`icecore restore {backup_id} --to NAME` makes a cluster of it all the same, block by block."
 
 
