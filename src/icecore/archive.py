@@ -60,27 +60,41 @@ def run(stream: LogStream, repository: Repository, cluster_id: str, watch: LogWa
         if server.history:
             writer.put_history(server.timeline, server.history)
 
-        # Go on where it ended; what the server no longer has is a gap, and is said
+        # Go on where it ended
         timeline, position = begin_at(units, server)
-        line = _Line(stream, writer, server, watch, timeline, position, units)
         try:
-            line.start()
+            _receive(stream, writer, server, watch, timeline, position, units)
         except errors.LogGone:
-            watch.gap(timeline, position, server.reserved)
-            line = _Line(stream, writer, server, watch, server.timeline, server.reserved, units)
-            line.start()
+            # The server gave up what comes next: a gap, which is said; then with what it keeps now
+            timeline, position = begin_at(repository.log(cluster_id).listing.units, server)
+            stream.close()
+            server = stream.open()
+            if server.timeline != timeline or server.reserved > position:
+                watch.gap(timeline, position, server.reserved)
+            _receive(stream, writer, server, watch, server.timeline, server.reserved, ())
 
-        # Receive; a timeline that ends leads to the next, from the segment on in which it was left
-        while True:
-            try:
-                line.follow()
-                return
-            except TimelineEnded as ended:
-                line.flush()
-                writer.put_history(ended.following, stream.history(ended.following))
-                start = ended.position - ended.position % server.segment_bytes
-                line = _Line(stream, writer, server, watch, ended.following, start, ())
-                line.start()
+
+def _receive(
+    stream: LogStream,
+    writer: LogWriter,
+    server: LogServer,
+    watch: LogWatch,
+    timeline: int,
+    position: int,
+    units: Sequence[LogUnit],
+) -> None:
+    """A timeline that ends leads to the next, from the segment on in which it was left."""
+    line = _Line(stream, writer, server, watch, timeline, position, units)
+    while True:
+        line.start()
+        try:
+            line.follow()
+            return
+        except TimelineEnded as ended:
+            line.flush()
+            writer.put_history(ended.following, stream.history(ended.following))
+            start = ended.position - ended.position % server.segment_bytes
+            line = _Line(stream, writer, server, watch, ended.following, start, ())
 
 
 def begin_at(units: Sequence[LogUnit], server: LogServer) -> tuple[int, int]:

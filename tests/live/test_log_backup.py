@@ -6,12 +6,14 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
@@ -22,7 +24,10 @@ from icecore import backup, errors, moments, restore
 from icecore.archive import LogProgress, run
 from icecore.engines import RestoreTarget
 from icecore.engines.postgresql import PostgresEngine, PostgresRestore
+from icecore.engines.postgresql.control import lsn_number, lsn_text
+from icecore.engines.postgresql.records import Records
 from icecore.model import Phase
+from icecore.recovery import Window
 from icecore.repository import KeyFile, Repository
 from icecore.storage.local import LocalStorage
 from world import PostgresWorld, eventually
@@ -198,7 +203,7 @@ def test_moments_through_kills_and_restarts(place: Path) -> None:
         assert not archiving.gaps
     (window,) = moments.windows(repository, CLUSTER, PostgresRestore())
     assert window.until_us > ended * 1e6
-    picked = [chance.randint(window.since_us, int(ended * 1e6)) for _ in range(4)]
+    picked = [chance.randint(window.since_us, int(ended * 1e6)) for _ in range(3)]
     for number, moment_us in enumerate([*picked, window.until_us, window.since_us]):
         with restored(repository, place, f"r{number}", moment_us=moment_us) as dsn:
             ledger.check(dsn, moment_us / 1e6)
@@ -211,3 +216,106 @@ def test_moments_through_kills_and_restarts(place: Path) -> None:
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "5")
+
+
+def test_the_log_goes_on_through_a_promotion(place: Path) -> None:
+    """A standby is followed while it is promoted: one moment on the old timeline, one on the new one."""
+    repository, repo = new_repository(place), place / "repo"
+    with PostgresWorld("15", place / "source") as primary:
+        primary.sql("CREATE TABLE t (n int); INSERT INTO t VALUES (1)")
+        standby = primary.standby()
+        with standby, Archiving(standby.dsn(), str(repo)) as archiving:
+            eventually(lambda: archiving.last is not None)
+            take_backup(primary, repository, place, "1")
+            time.sleep(1.1)
+            before = time.time()
+            primary.sql("INSERT INTO t VALUES (2)")
+            # What the standby had not received is lost with the primary: wait for it
+            eventually(lambda: standby.sql("SELECT max(n) FROM t") == [(2,)])
+            primary.stop("immediate")
+            standby.sql("SELECT pg_promote()")
+            time.sleep(0.2)
+            between = time.time()
+            standby.sql("INSERT INTO t VALUES (3)")
+            ended = time.time()
+            eventually(lambda: archiving.last.timeline == 2 and archiving.last.known_at_us > ended * 1e6, 30)
+            assert not archiving.gaps
+        engine = PostgresRestore()
+        assert {unit.timeline for unit in repository.log(CLUSTER).listing.units} == {1, 2}
+        assert [window.timeline for window in moments.windows(repository, CLUSTER, engine)] == [2]
+        for name, moment, rows in (("old", before, 1), ("new", between, 2), ("end", ended, 3)):
+            with restored(repository, place, name, moment_us=int(moment * 1e6)) as dsn:
+                assert world.sql(dsn, "SELECT max(n) FROM t") == [(rows,)]
+
+
+def test_P2_log_that_the_server_gave_up_is_a_gap_and_no_moment_in_it_is_promised(place: Path) -> None:
+    repository, repo = new_repository(place), place / "repo"
+    options = {"min_wal_size": "32MB", "max_wal_size": "32MB"}
+    with PostgresWorld("15", place / "source", options) as server:
+        with Archiving(server.dsn(), str(repo)) as archiving:
+            eventually(lambda: archiving.last is not None)
+            take_backup(server, repository, place, "1")
+            time.sleep(1.1)
+            server.sql("CREATE TABLE t AS SELECT 1 AS n")
+            eventually(lambda: archiving.last.known_at_us > time.time() * 1e6 - 3e5)
+        # Away, and somebody drops the slot
+        server.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+        lost = time.time()
+        for _ in range(4):
+            server.sql("CREATE TABLE big AS SELECT repeat(md5(g::text), 20) FROM generate_series(1, 30000) g")
+            server.sql("DROP TABLE big; SELECT pg_switch_wal(); CHECKPOINT")
+        with Archiving(server.dsn(), str(repo)) as archiving:
+            eventually(lambda: bool(archiving.gaps) and archiving.last is not None)
+            assert [window.until_us < lost * 1e6 for window in windows_of(repository)] == [True]
+            take_backup(server, repository, place, "2")
+            time.sleep(1.1)
+            server.sql("INSERT INTO t VALUES (2)")
+            ended = time.time()
+            eventually(lambda: archiving.last.known_at_us > ended * 1e6)
+    first, second = windows_of(repository)
+    with pytest.raises(errors.MomentNotRestorable, match="the nearest restorable moments are"):
+        moments.plan(repository, CLUSTER, PostgresRestore(), moment_us=int((lost + 0.01) * 1e6))
+    for name, moment_us, rows in (("first", first.until_us, 1), ("second", second.until_us, 2)):
+        with restored(repository, place, name, moment_us=moment_us) as dsn:
+            assert world.sql(dsn, "SELECT max(n) FROM t") == [(rows,)]
+
+
+def windows_of(repository: Repository) -> list[Window]:
+    return moments.windows(repository, CLUSTER, PostgresRestore())
+
+
+def test_records_and_commit_times_are_those_of_pg_waldump(place: Path) -> None:
+    """Fed in pieces of any length, over segments and a switch."""
+    with PostgresWorld("15", place / "source", {"wal_keep_size": "200MB"}) as server:
+        server.sql("CREATE TABLE t AS SELECT g, repeat('x', 300) FROM generate_series(1, 60000) g")
+        server.sql("SELECT pg_switch_wal()")
+        for number in range(40):
+            server.sql(f"CREATE TABLE small_{number} AS SELECT {number}")
+        server.sql("SELECT pg_switch_wal()")
+        names = sorted(path.name for path in (server.data / "pg_wal").glob("0" * 7 + "1*"))[1:]
+        ((end, last),) = server.sql("SELECT lsn::text, pg_walfile_name(lsn) FROM pg_current_wal_flush_lsn() lsn")
+        names = [name for name in names if name <= last]
+        begins = int(names[0][8:16], 16) << 32 | int(names[0][16:], 16) << 24
+        content = b"".join((server.data / "pg_wal" / name).read_bytes() for name in names)[: lsn_number(end) - begins]
+        command = [server.bin / "pg_waldump", "-p", server.data / "pg_wal", "-s", lsn_text(begins), "-e", end]
+        told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    listed = re.findall(r"lsn: (\w+/\w+), .*desc: COMMIT ([0-9-]+ [0-9:.]+) (\w+)", told)
+    expected = [
+        (unpadded(position), datetime.fromisoformat(f"{moment}+00:00").timestamp()) for position, moment, _ in listed
+    ]
+    assert len(expected) > 40 and {zone for _, _, zone in listed} <= {"UTC", "GMT", "Etc"}, told[:500]
+    chance = random.Random(4)
+    records = Records(begins, major="15", segment_bytes=16 << 20, page_bytes=8192)
+    at = 0
+    while at < len(content):
+        size = chance.choice([1, 7, 24, 8192, 100_000, 1_000_000])
+        records.feed(content[at : at + size])
+        at += size
+    found = [(lsn_text(commit.position), round(commit.at_us / 1e6, 6)) for commit in records.commits]
+    assert found == expected
+    starts = re.findall(r"lsn: (\w+/\w+),", told)
+    assert lsn_text(records.last_record) == unpadded(starts[-1])
+
+
+def unpadded(position: str) -> str:
+    return lsn_text(lsn_number(position))
