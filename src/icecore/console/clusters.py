@@ -48,6 +48,7 @@ def page(visit: Visit) -> Response:
         stands=stands,
         concern=overview.concern(stands) if stands else None,
         health=health,
+        logs=_logs(visit.doors, cluster_id) if cluster else {},
         jobs=tasks.unfinished(visit.doors, cluster_id),
         events=view.link("/console/tasks/events", cluster=cluster_id),
         here=here,
@@ -84,6 +85,12 @@ def standing(doors: Doors, cluster_id: str) -> Found | None:
     except (ClusterNotFound, InvalidParameter):
         return None
     return found[0] if found else None
+
+
+def _logs(doors: Doors, cluster_id: str) -> Found:
+    """What log backup makes of it: windows, newest first."""
+    found = doors.read("DescribeRecoveryWindows", db_cluster_id=cluster_id)
+    return {**found, "windows": found["windows"][::-1]}
 
 
 def moments_picture(
