@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import world
 from icecore.engines import BackupSession
@@ -91,7 +92,7 @@ def test_every_acknowledged_row_comes_back(major: str, stream: bool, place: Path
         restored.start(60)
         ledger.check(restored.dsn(), copy.facts.boundary.consistent_at)
         for database, tables in before.items():
-            dsn = restored.dsn().replace("dbname=postgres", f"dbname={database}")
+            dsn = make_conninfo(restored.dsn(), dbname=database)
             after = world.fingerprint(dsn)
             for table, content in tables.items():
                 if table.startswith("public.unlogged_"):

@@ -9,15 +9,16 @@ from __future__ import annotations
 import mmap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from icecore.engines import SourceFile
-from icecore.engines.postgresql import configuration
+from icecore.engines.postgresql import configuration, facts
 from icecore.engines.postgresql.connect import ReplicationConnection, connect_sql, pinned, query
 from icecore.engines.postgresql.control import lsn_number, lsn_text
+from icecore.engines.postgresql.files import PageFaults
 from icecore.engines.postgresql.memory import MemoryFile, SegmentFile
 from icecore.engines.postgresql.source import Source, read_source, require
 from icecore.engines.postgresql.wal import LogCapture, check_segment, segment_positions
@@ -50,6 +51,8 @@ class Guard:
         self._capture: LogCapture | None = None
         self._source: Source | None = None
         self._warnings: list[str] = []
+        self._faults = PageFaults()
+        self._omitted: frozenset[str] = frozenset()
         self._configuration: dict[str, Any] = {}
         self._started_at = 0
         self._start_lsn = 0
@@ -58,6 +61,14 @@ class Guard:
         self._segments: list[Path] = []
 
     # ------------------------------------------------------------ contract
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._close()
+            raise
+        return self
 
     def give_up(self) -> None:
         self._given_up.set()
@@ -124,8 +135,11 @@ class Guard:
         for name, content in sorted(self.capture.history.items()):
             yield MemoryFile(f"pg_wal/{name}", content, self.boundary.stopped_at)
 
+    def omitted(self) -> frozenset[str]:
+        return self._omitted
+
     def warnings(self) -> tuple[str, ...]:
-        return tuple(self._warnings)
+        return (*self._warnings, *self._faults.warnings())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -153,6 +167,30 @@ class Guard:
     def boundary(self) -> Boundary:
         assert self._boundary is not None, "the backup has not been stopped"
         return self._boundary
+
+    def _start(self) -> None:
+        """Up to the first file."""
+        raise NotImplementedError
+
+    def _begins_at(self, position: str) -> None:
+        """Where the server says that the backup begins: the log from there on is captured, and some of it is here."""
+        self._start_lsn = lsn_number(position)
+        require(
+            self._start_lsn >= self.capture.first,
+            "starting the backup",
+            f"it starts at {position}, before the captured log ({lsn_text(self.capture.first)})",
+        )
+        self.capture.wait_for(self._start_lsn, LOG_TIMEOUT_S, "receiving the log of the backup's start")
+
+    def _facts(self, route: str, links: Mapping[str, str], tablespace_bytes: Mapping[str, int]) -> dict[str, Any]:
+        found = facts.collect(
+            self.source,
+            configuration=self._configuration,
+            route=route,
+            links=links,
+            tablespace_bytes=tablespace_bytes,
+        )
+        return found | facts.locales(self.sql)
 
     def _open(self) -> None:
         """Connection, the server's account of itself, and a log capture that is proven to run."""

@@ -9,22 +9,19 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 from icecore.engines import SourceFile
-from icecore.engines.postgresql import configuration, facts
+from icecore.engines.postgresql import configuration
 from icecore.engines.postgresql.connect import query
 from icecore.engines.postgresql.control import CONTROL_PATH, ControlFile, lsn_number, lsn_text, parse, read_control
-from icecore.engines.postgresql.files import LocalFile, PageCheck, PageFaults
-from icecore.engines.postgresql.guard import LOG_TIMEOUT_S, Guard
+from icecore.engines.postgresql.files import LocalFile, PageCheck
+from icecore.engines.postgresql.guard import Guard
 from icecore.engines.postgresql.memory import MemoryFile, NoContent
 from icecore.engines.postgresql.source import require
 from icecore.engines.postgresql.walk import Walk, found_again
 from icecore.errors import Damaged, EngineFailed
 from icecore.model import Boundary, FileKind, FileMeta
-
-if TYPE_CHECKING:
-    pass
 
 _START = {
     False: "SELECT pg_start_backup(%s, true, false)::text",
@@ -43,19 +40,9 @@ class LocalSession(Guard):
 
     def __init__(self, dsn: str, password: str | None, label: str, scratch: Path, *, retained_limit_bytes: int) -> None:
         super().__init__(dsn, password, label, scratch, retained_limit_bytes, local=True)
-        self._faults = PageFaults()
         self._checks: PageCheck | None = None  # where the server has page checksums
         self._walk: Walk | None = None
-        self._omitted: frozenset[str] = frozenset()
         self._control: bytes = b""
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._close()
-            raise
-        return self
 
     def _start(self) -> None:
         # 1. The log is received before the backup begins: nothing between can be recycled.
@@ -64,15 +51,9 @@ class LocalSession(Guard):
         # 2. A checkpoint, at once; from here on the log holds whole pages.
         modern = source.version_number >= 150000
         rows = query(self.sql, "starting the backup", _START[modern], (self._label,))
-        self._start_lsn = lsn_number(rows[0][0])
         self._same_timeline("starting the backup")
-        require(
-            self._start_lsn >= self.capture.first,
-            "starting the backup",
-            f"it starts at {lsn_text(self._start_lsn)}, before the captured log ({lsn_text(self.capture.first)})",
-        )
         # 3. The capture really is past the start.
-        self.capture.wait_for(self._start_lsn, LOG_TIMEOUT_S, "receiving the log of the backup's start")
+        self._begins_at(rows[0][0])
         # 4. The directory here is the one that this checkpoint went to.
         control = self._read_control()
         require(
@@ -154,20 +135,8 @@ class LocalSession(Guard):
         self._warnings += self.walk.warnings
         return boundary
 
-    def omitted(self) -> frozenset[str]:
-        return self._omitted
-
-    def warnings(self) -> tuple[str, ...]:
-        return (*self._warnings, *self._faults.warnings())
-
     def facts(self) -> dict[str, Any]:
-        return facts.collect(
-            self.source,
-            configuration=self._configuration,
-            route="files",
-            links=self.walk.links,
-            tablespace_bytes=self.walk.tablespace_bytes,
-        ) | facts.locales(self.sql)
+        return self._facts("files", self.walk.links, self.walk.tablespace_bytes)
 
     # ------------------------------------------------------------ parts
 

@@ -19,11 +19,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from icecore.engines import SourceFile
-from icecore.engines.postgresql import facts
 from icecore.engines.postgresql.connect import ReplicationConnection, query, table
-from icecore.engines.postgresql.control import CONTROL_PATH, lsn_number, lsn_text, parse
-from icecore.engines.postgresql.files import PageFaults
-from icecore.engines.postgresql.guard import LOG_TIMEOUT_S, Guard
+from icecore.engines.postgresql.control import CONTROL_PATH, lsn_number, parse
+from icecore.engines.postgresql.guard import Guard
 from icecore.engines.postgresql.memory import MemoryFile, NoContent
 from icecore.engines.postgresql.pages import bad_pages
 from icecore.engines.postgresql.source import require
@@ -46,7 +44,6 @@ class StreamSession(Guard):
 
     def __init__(self, dsn: str, password: str | None, label: str, scratch: Path, *, retained_limit_bytes: int) -> None:
         super().__init__(dsn, password, label, scratch, retained_limit_bytes, local=False)
-        self._faults = PageFaults()
         self._backup: ReplicationConnection | None = None
         self._archives: list[tuple[str, str]] = []  # tablespace oid ("" for the main directory) and location
         self._control: MemoryFile | None = None
@@ -56,18 +53,9 @@ class StreamSession(Guard):
         self._tablespace_bytes: dict[str, int] = {}
         self._listed: dict[str, dict[int, list[str]]] = {}  # directory -> relation -> its files without an init fork
         self._init_seen: dict[str, set[int]] = {}
-        self._omitted: frozenset[str] = frozenset()
         self._end: list[bytes | None] | None = None
 
     # ------------------------------------------------------------ contract
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._close()
-            raise
-        return self
 
     def files(self) -> Iterator[SourceFile]:
         yield from self._tablespace_entries()
@@ -126,20 +114,8 @@ class StreamSession(Guard):
         # 3. The log up to there.
         return self._bound(stop_lsn, self._consistent_at)
 
-    def omitted(self) -> frozenset[str]:
-        return self._omitted
-
-    def warnings(self) -> tuple[str, ...]:
-        return (*self._warnings, *self._faults.warnings())
-
     def facts(self) -> dict[str, Any]:
-        return facts.collect(
-            self.source,
-            configuration=self._configuration,
-            route="stream",
-            links={},
-            tablespace_bytes=self._tablespace_bytes,
-        ) | facts.locales(self.sql)
+        return self._facts("stream", {}, self._tablespace_bytes)
 
     # ------------------------------------------------------------ start
 
@@ -151,16 +127,10 @@ class StreamSession(Guard):
         self._backup = ReplicationConnection(self._dsn, self._password)
         self._backup.pgconn.send_query(self._command().encode())
         ((position, _),) = self._rows("starting the backup")
-        self._start_lsn = lsn_number((position or b"0/0").decode())
-        require(
-            self._start_lsn >= self.capture.first,
-            "starting the backup",
-            f"it starts at {lsn_text(self._start_lsn)}, before the captured log ({lsn_text(self.capture.first)})",
-        )
         # 3. Its archives: one for each tablespace, the main directory last.
         for oid, location, _ in self._rows("listing the tablespaces"):
             self._archives.append(((oid or b"").decode(), (location or b"").decode("utf-8", "surrogateescape")))
-        self.capture.wait_for(self._start_lsn, LOG_TIMEOUT_S, "receiving the log of the backup's start")
+        self._begins_at((position or b"0/0").decode())
 
     def _command(self) -> str:
         label = "'" + self._label.replace("'", "''") + "'"
@@ -190,11 +160,6 @@ class StreamSession(Guard):
             self._backup.close()
             self._backup = None
         super()._close()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
 
     # ------------------------------------------------------------ the stream
 
