@@ -51,7 +51,7 @@ def serve(
     scrape = metrics.route(app.figures, config.metrics_token)
     application = wire.build_app(app, pages=lambda gateway: [*console.pages(gateway, app), scrape])
     server = wire.Server(application, host, port, tls_cert, tls_key)
-    worker = Worker(config, app.catalog) if with_worker else None
+    worker = Worker(config, app.catalog, archives=True) if with_worker else None
     if worker is not None:
         worker.start()
     scheme = "https" if tls_cert else "http"
@@ -75,7 +75,7 @@ def serve(
 def work(config: Config, *, announce: Callable[[str], None] = lambda _: None) -> None:
     """A worker alone, for a host that answers no calls. Blocks until SIGTERM or SIGINT."""
     app = App(config)
-    worker = Worker(config, app.catalog)
+    worker = Worker(config, app.catalog, archives=True)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -47,7 +47,9 @@ _current: Worker | None = None  # DBOS keeps one registry a process, so there is
 class Worker:
     """Start once per process; ``stop`` hands running jobs over, to be taken up by the next worker."""
 
-    def __init__(self, config: Config, catalog: Catalog) -> None:
+    def __init__(self, config: Config, catalog: Catalog, *, archives: bool = False) -> None:
+        """``archives``: also carry the clusters' logs. Only for a process that stays: one that ends with its command
+        would leave servers keeping log for nobody."""
         self.config = config
         self.catalog = catalog
         self.executor_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -60,7 +62,7 @@ class Worker:
         self._threads: list[threading.Thread] = []
         self._keeper = Keeper(config, catalog, self._stopping)
         self._scheduler = Scheduler(catalog, self._stopping)
-        self._archiver = Archiver(config, catalog, self._stopping)
+        self._archiver = Archiver(config, catalog, self._stopping) if archives else None
 
     def start(self) -> None:
         from dbos import DBOS
@@ -88,7 +90,8 @@ class Worker:
             on_conflict="always_update",
         )
         idle.sleep_on((*dbos.background_thread_stop_events, dbos._background_jobs_stop_event), self.catalog.queued)
-        for body in (self._recover_dead, self._scheduler.run, self._keeper.run, self._archiver.run):
+        bodies = [self._recover_dead, self._scheduler.run, self._keeper.run]
+        for body in bodies + ([self._archiver.run] if self._archiver is not None else []):
             thread = threading.Thread(target=body, name=body.__qualname__, daemon=True)
             thread.start()
             self._threads.append(thread)

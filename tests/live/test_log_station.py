@@ -87,11 +87,22 @@ def test_a_cluster_comes_back_as_of_a_moment(
         plan = station.icecore("restore", "orders", "--to", f"{place}/copy", "--at", at, "--json")
         assert json.loads(plan.splitlines()[-1])["Timeline"] == 1
 
+        plan = station.icecore("restore", "orders", "--to", "another", "--at", at, "--dry-run")
+        assert "new cluster another" in plan or plan == ""
+
         # Off: the server keeps no log for us any more
         assert server.sql(SLOTS) == [(1,)]
         station.call("ModifyDBClusterLogBackup", db_cluster_id=cluster, log_backup="off")
         until(lambda: server.sql(SLOTS) == [(0,)], timeout_s=30)
-        assert shown()["log_backup"] == "off" and window
+        assert shown()["log_backup"] == "off" and shown()["windows"] == [window]
+
+        # Removed with its backups, its log goes, too
+        held = list((place / "home" / "repository" / "clusters" / cluster / "log").iterdir())
+        station.icecore("cluster", "set", "orders", "--log-backup", "on")
+        until(lambda: server.sql(SLOTS) == [(1,)], timeout_s=30)
+        station.icecore("cluster", "remove", "orders", "--keep", "none", "--yes")
+        assert held and not list((place / "home" / "repository" / "clusters" / cluster / "log").iterdir())
+        until(lambda: server.sql(SLOTS) == [(0,)], timeout_s=30)
 
 
 def wire_windows(answer: dict[str, Any]) -> list[dict[str, Any]]:

@@ -169,7 +169,6 @@ def accept_restore(
             source_cluster_id=source_cluster_id,
             source_backup_id=backup.id,
             clone_point=point,
-            log_backup=False,  # a copy is archived when somebody says so
             created_at=now(),
         )
         queue_job(catalog, tx, new_id(tx), JobKind.RESTORE, cluster_id, backup.id)
@@ -258,7 +257,8 @@ def new_cluster_id(tx: sa.Connection) -> str:
 
 
 def add_cluster(tx: sa.Connection, **values: Any) -> None:
-    """``Refused`` when a live cluster has that name."""
+    """``Refused`` when a live cluster has that name. A copy's log is archived only when somebody says so."""
+    values.setdefault("log_backup", values["origin"] == "registered")
     try:
         tx.execute(sa.insert(tables.cluster).values(**values))
     except sa.exc.IntegrityError as error:

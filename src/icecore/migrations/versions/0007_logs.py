@@ -11,6 +11,7 @@ down_revision = "0006"
 
 def upgrade() -> None:
     op.add_column("cluster", sa.Column("log_backup", sa.Boolean(), server_default=sa.text("1"), nullable=False))
+    op.execute("UPDATE cluster SET log_backup = 0 WHERE origin <> 'registered'")
     op.create_table(
         "log_state",
         sa.Column("cluster_id", sa.Text(), sa.ForeignKey("cluster.id"), primary_key=True),
