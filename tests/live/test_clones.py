@@ -194,10 +194,13 @@ def test_a_kill_at_each_step_leaves_one_clone_or_none(scene: Scene) -> None:
             worker = station.process("work", env={"ICECORE_FAIL_AT": step})
             assert worker.wait(60) == -9, step
 
-    clone_id = scene.clone(lifetime_seconds=3000)
+    clone_id = scene.clone(lifetime_seconds=0)
     die_at(MAKING)
     worker = station.process("work")
-    assert fingerprint(station.wait_running(clone_id)) == scene.rows
+    dsn = station.wait_running(clone_id)
+    assert fingerprint(dsn) == scene.rows
+    assert world.sql(dsn, "SHOW fsync") == [("on",)]  # for ever: it lasts
+    assert world.sql(dsn, "SHOW max_logical_replication_workers") == [("0",)]
     worker.terminate()
     assert worker.wait(60) == 0
     station.call("DeleteClone", db_cluster_id=clone_id)
@@ -230,3 +233,30 @@ def test_what_is_planted_beside_the_data_leads_nowhere(scene: Scene, place: Path
         beside.unlink() if beside.is_symlink() else beside.rmdir()
         if kept.exists():
             kept.rename(beside)
+
+
+def test_the_living_come_first(scene: Scene) -> None:
+    """Last in this file: the image goes as well."""
+    station, filler = scene.station, scene.source.place.parent / "filler"
+    clone_id = scene.clone(lifetime_seconds=3000)
+    station.wait_running(clone_id)
+
+    def leave_free(share: float) -> None:
+        space = os.statvfs(scene.source.place)
+        with filler.open("ab") as file:
+            size = filler.stat().st_size
+            os.posix_fallocate(file.fileno(), size, int((space.f_bavail - space.f_blocks * share) * space.f_frsize))
+
+    try:
+        leave_free(0.08)
+        with pytest.raises((AssertionError, IcecoreError), match="NoImage|RestoreTarget|has no image"):
+            station.wait_running(scene.clone())
+        leave_free(0.03)
+        until(lambda: scene.shown(clone_id)["db_cluster_status"] == "Stopped", timeout_s=30)
+        assert "nearly full" in scene.shown(clone_id)["status_reason"]
+        filler.unlink()
+        until(lambda: scene.shown(clone_id)["db_cluster_status"] == "Running", timeout_s=30)
+    finally:
+        filler.unlink(missing_ok=True)
+    station.call("DeleteClone", db_cluster_id=clone_id)
+    until(lambda: scene.gone(clone_id), timeout_s=30)

@@ -513,3 +513,36 @@ def test_every_link_of_these_pages_leads_somewhere(room: Room) -> None:
         if room.desk.cluster_id in path or "/console/backups/" in path:
             waiting += [found for each in ours.findall(page.text) if mine.fullmatch(found := html.unescape(each))]
     assert len(seen) > 10
+
+
+# ---------------------------------------------------------------- instant clones
+
+
+def test_a_level_1_backup_is_looked_inside_and_its_clone_has_an_end(room: Room) -> None:
+    backup_id = room.backup()
+    path = f"/console/backups/{backup_id}"
+    assert "Look inside" not in reads(room.admin.get(path))  # the repository alone has it
+    clusters.imaged(room.desk.app.catalog, room.desk.cluster_id, backup_id, image_bytes=0)
+    assert "instant clone" not in reads(room.reader.get(path)).replace("Instant", "")
+    done = room.press(path, "CreateClone")
+    clone_id = done.location.rpartition("/")[2]
+    assert "being restored" in reads(room.admin.get(done.location))
+    room.restored(clone_id)
+    shown = reads(room.admin.get(done.location))
+    assert "An instant clone" in shown and "24 h" in shown and "Back up now" not in shown
+    assert clone_id in room.admin.get(path).text and clone_id in room.admin.get(room.here).text
+    # not for keeps: it is no concern, and is let live longer or removed, which is asked first
+    assert room.desk.call("DescribeOverview")["sentences"] == [
+        line for line in room.desk.call("DescribeOverview")["sentences"] if clone_id[-4:] not in line
+    ]
+    with room.desk.app.catalog.write() as tx:
+        tx.execute(
+            sa.update(tables.clone).where(tables.clone.c.cluster_id == clone_id).values(expires_at=time.time() + 60)
+        )
+    assert "ends soon" in reads(room.admin.get(done.location))
+    assert room.press(done.location, "ModifyClone").location == done.location
+    assert "ends soon" not in reads(room.admin.get(done.location))
+    asked = f"/console/confirm?Action=DeleteClone&p.db_cluster_id={clone_id}"
+    assert "not touched" in reads(room.admin.get(asked))
+    assert room.press(asked, "DeleteClone").location == "/console"
+    assert "Deleting" in reads(room.admin.get(path))

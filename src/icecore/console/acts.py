@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import RedirectResponse, Response
 
 from icecore.api import contract
-from icecore.console import backups, clusters, view
+from icecore.console import backups, clones, clusters, view
 from icecore.console.visit import Visit
 from icecore.errors import InvalidParameter, NotConfirmed, UnknownAction
 
@@ -125,6 +125,9 @@ ACTS: dict[str, Act] = {
     "VerifyBackup": Act("Verify", lambda p, a: f"/console/tasks/{a['job_id']}"),
     "CheckBackup": Act("Check", lambda p, a: f"/console/tasks/{a['job_id']}"),
     "CreateDBCluster": Act("Restore", lambda p, a: f"/console/clusters/{a['db_cluster_id']}"),
+    "CreateClone": Act("Look inside", lambda p, a: f"/console/clusters/{a['db_cluster_id']}"),
+    "ModifyClone": Act("Let it live longer", lambda p, a: f"/console/clusters/{p['db_cluster_id']}"),
+    "DeleteClone": Act("Delete this clone", lambda p, a: "/console", clones.deleting, danger=True),
     "DeleteDBCluster": Act("Remove this cluster", lambda p, a: "/console", clusters.removing, typed=True, danger=True),
     "CancelJob": Act("Cancel this task", lambda p, a: f"/console/tasks/{p['job_id']}", _cancelling, danger=True),
     "RevokeAccessKey": Act("Revoke this key", lambda p, a: "/console/access", _revoking, danger=True),

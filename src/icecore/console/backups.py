@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from starlette.responses import Response
 
-from icecore.console import clusters, pictures, tasks, view
+from icecore.console import clones, clusters, pictures, tasks, view
 from icecore.console.doors import Doors
 from icecore.console.visit import Visit
 from icecore.errors import BackupNotFound, InvalidParameter, JobNotFound
@@ -49,6 +49,7 @@ def page(visit: Visit) -> Response:
         protected=clusters.standing(visit.doors, cluster_id) is not None,
         token=secrets.token_hex(16),
         evidence=evidence(visit.doors, backup_id) if status == "Success" else [],
+        **clones.shown(visit, backup_id=backup_id),
         calls=visit.calls("DescribeBackup", backup_id=backup_id),
     )
 

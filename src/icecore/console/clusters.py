@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from starlette.responses import Response
 
-from icecore.console import overview, pictures, policy, tasks, view
+from icecore.console import clones, overview, pictures, policy, tasks, view
 from icecore.console.doors import Doors
 from icecore.console.visit import Visit
 from icecore.errors import BackupNotFound, ClusterNotFound, InvalidParameter, MissingParameter
@@ -36,6 +36,7 @@ def page(visit: Visit) -> Response:
     # What it would lose, and what runs
     stands = standing(visit.doors, cluster_id)
     health = _health(visit.doors, cluster_id)
+    itself = clones.listed(visit.doors, db_cluster_id=cluster_id) if cluster else []
     tab = visit.query.get("tab", "")
     here = f"/console/clusters/{view.segment(cluster_id)}"
     further = history.get("next_marker")
@@ -65,6 +66,8 @@ def page(visit: Visit) -> Response:
         limit=MANUAL_BACKUP_LIMIT,
         token=secrets.token_hex(16),  # pressed twice, the button of this page makes one backup
         restored=_restored(visit.doors, cluster) if cluster else {},
+        is_clone=bool(itself),
+        **(clones.shown(visit, source_db_cluster=cluster_id) | ({"clones": itself} if itself else {})),
         restore_job=_restore_job(visit.doors, cluster_id) if cluster else None,
         calls=visit.calls("CreateBackup", db_cluster_id=cluster_id) if cluster else [],
     )
