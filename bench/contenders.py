@@ -139,7 +139,7 @@ class Icecore(Tool):
     def note(self) -> str:
         return (
             f"zstd-1, {'unencrypted' if self.plain else 'AES-256-GCM, keyed hashes'}; `icecore backup` with "
-            "`icecore serve` running, whose CPU and memory are counted; each backup is a full one; "
+            "`icecore serve` running, whose CPU and memory are counted; log backup is on; each backup is a full one; "
             "`icecore restore --to DIR`"
         )
 
@@ -212,7 +212,25 @@ class Icecore(Tool):
             self.server.terminate()
             self.server.wait(60)
             self.server = None
+        self._drop_slots(go.source)
         shutil.rmtree(go.source.place / ".icecore-images", ignore_errors=True)  # they lie beside the data
+
+    def log_backup(self, go: Round, word: str) -> None:
+        """``off``: until it holds nothing of the server any more."""
+        self._run(go, "cluster", "set", "source", "--log-backup", word)
+        until = time.monotonic() + 60
+        while word == "off" and go.source.sql("SELECT 1 FROM pg_replication_slots"):
+            if time.monotonic() > until:
+                raise ToolFailed("log backup is off, its slot is still there")
+            time.sleep(0.1)
+
+    def _drop_slots(self, source: SourceServer) -> None:
+        """Nobody comes back for the log that they keep."""
+        for _ in range(50):  # a walsender takes a moment to see that its client has gone
+            source.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active")
+            if not source.sql("SELECT 1 FROM pg_replication_slots"):
+                return
+            time.sleep(0.1)
 
     def home(self, go: Round) -> Path:
         return go.place / "home"

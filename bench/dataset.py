@@ -133,12 +133,17 @@ class Dataset:
         self.source.sql("VACUUM (FREEZE)")
         self.source.sql("CHECKPOINT")
         # A segment that holds something, so that there is one to archive
-        self.source.sql("SELECT pg_logical_emit_message(false, 'bench', 'settled')")
+        at = self.source.sql("SELECT pg_logical_emit_message(false, 'bench', 'settled')::text")[0][0]
         wal = self.source.sql("SELECT pg_walfile_name(pg_switch_wal())")[0][0]
+        self._await(f"SELECT 1 FROM pg_stat_archiver WHERE last_archived_wal >= '{wal}'", wal)
+        # Nor has who follows the log anything left to do
+        self._await(f"SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_replication WHERE flush_lsn < '{at}')", at)
+
+    def _await(self, question: str, what: str) -> None:
         until = time.monotonic() + 120
-        while not self.source.sql(f"SELECT 1 FROM pg_stat_archiver WHERE last_archived_wal >= '{wal}'"):
+        while not self.source.sql(question):
             if time.monotonic() > until:
-                raise SystemExit(f"the server does not archive {wal}; see {self.source.place / 'server.log'}")
+                raise RuntimeError(f"{what} is not archived; see {self.source.place / 'server.log'}")
             time.sleep(0.05)
 
     def change(self, share: float, *, in_one_run: bool) -> None:

@@ -73,7 +73,9 @@ class Large:
         # The data grows; at each size the server is held under load
         for size_bytes in self.given.sizes:
             if size_bytes != self.given.sizes[0]:
+                tool.log_backup(go, "off")  # the server that loads has no place for its slot
                 running.data.grow(size_bytes)
+                tool.log_backup(go, "on")
                 running.data.settle()
             running.say_data()
             tool.make_room(go)
