@@ -42,8 +42,8 @@ repository; WAL that a server archives between two backups is not in it. *Held* 
 `pg_backup_start` and the call of `pg_backup_stop`, *checkpoint* what the former took, both from the server's log;
 `pg_basebackup` does not make these calls: it holds the server as long as it runs. *Job* is Icecore's work without the
 command and the queue, from its own log. Under load the log goes to Icecore, and into the archives that pgBackRest,
-restic and borg need, before, during and after the backup alike; transactions lost are those that fewer were made during the backup
-than at the mean rate of the eight seconds before and after it.
+restic and borg need, before, during and after the backup alike; transactions lost are those that fewer were made during
+the backup than at the mean rate of the eight seconds before and after it.
 """
 Row = list[str]
 
