@@ -163,6 +163,7 @@ def test_what_is_wrong_with_a_backup_is_found(place: Path, plain: PostgresWorld)
             file.seek(3 * 8192 + 8000)  # inside of the first rows: their bytes, or their headers
             file.write(bytes(range(1, 65)))
         plain.start()
+        station.icecore("cluster", "check", cluster_id)  # or the keeper still takes it for stopped
         sick = station.backup(cluster_id)["backup_id"]
         offline = ("--repo", str(station.home / "repository"), "--key-file", str(station.home / "keys/repository.key"))
         said = station.icecore("verify", sick, *offline, "--scratch", str(place), "--json", check=False)

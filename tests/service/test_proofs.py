@@ -178,6 +178,13 @@ def test_R8_a_rebuilt_catalog_takes_the_evidence_back_and_the_newest_is_the_badg
     found = desk.call("DescribeBackupEvidence", BackupId=stored)["items"]["evidence"]
     assert [each["evidence_id"] for each in found] == ["9", "8", "3"]
     assert found[1]["examinations"][0]["rows"] == [{"name": "shop.public.a", "count": 3}]
+    # told late of an older one; a check of a share is no badge unless it found something
+    desk.app.take_back([proof("2", stored, desk.cluster_id, ended_at=1_700_000_050)])
+    share = proof("10", stored, desk.cluster_id, kind=ProofKind.CHECK, share=0.05, ended_at=1_700_000_900)
+    desk.app.take_back([share])
+    assert badges(desk, stored) == [1_700_000_200, "passed", 1_700_000_300, "failed"]
+    desk.app.take_back([replace(share, number="11", outcome=Outcome.FAILED)])
+    assert badges(desk, stored)[:2] == [1_700_000_900, "failed"]
     (each,) = desk.call("DescribeBackups", DBClusterId=desk.cluster_id, StartTime="2020-01-01T00:00Z",
                         EndTime="2100-01-01T00:00Z")["items"]["backup"]  # fmt: skip
     assert each["verify_outcome"] == "failed"

@@ -190,6 +190,8 @@ class PostgresServer:
             settings["recovery_init_sync_method"] = "syncfs"
         if where.sealed_off:
             settings |= _SEALED_OFF
+            if int(known["major"]) >= 17:
+                settings["event_triggers"] = "off"  # from then on one may answer to a session's mere beginning
         if where.sealed_off or not self._has_key():
             settings["ssl"] = "off"
         if where.guest:
