@@ -75,11 +75,18 @@ def _keep_assertions(calls: Calls, cluster_id: str, file: Path) -> None:
     from icecore.tasks.proofs import assertions_file
     from icecore.verify import read_assertions
 
-    text = file.read_text(encoding="utf-8")
+    text = _text(file)
     read_assertions(text, str(file))
     place = assertions_file(calls.config, cluster_id)
     place.parent.mkdir(mode=0o700, exist_ok=True)
     config.write_private(place, text.encode())
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise errors.Refused(f"{file} is not UTF-8", hint="TOML is written in UTF-8.") from error
 
 
 # ---------------------------------------------------------------- offline
@@ -97,7 +104,7 @@ def _offline(options: Namespace, output: Output) -> None:
 
     if options.no_wait:
         raise errors.Usage(reason="--no-wait is for a job; with --repo this process does it")
-    assertions = procedure.read_assertions(options.sql.read_text(), str(options.sql)) if options.sql else ()
+    assertions = procedure.read_assertions(_text(options.sql), str(options.sql)) if options.sql else ()
     repository, _ = opened(options, output)
     facts = chosen_backup(repository, options.what)
     number = str(int(time.time() * 1000))
