@@ -1,8 +1,12 @@
-"""How index, file table and image seal grow with size, on made-up entries: no terabyte is needed for that.
+"""How index, file table and image seal grow with size, on made-up entries: no terabyte is needed for that; and whole
+backups of a million small files.
 
-    .venv/bin/python bench/growth.py --page    some ten minutes; writes docs/growth.md (--largest 100000: seconds)
+    .venv/bin/python bench/growth.py --page    an hour, 3 GB below /tmp; writes docs/growth.md
+
+``--largest 100000`` takes minutes.
 
 Each measurement is a process of its own, so that its peak memory (VmHWM) is its own; medians of the rounds are shown.
+Whole backups need root: they run on an XFS of their own.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import json
 import os
 import pickle
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,15 +25,19 @@ from array import array
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from statistics import median
 
+import many_files
 import numpy as np
 
 from icecore import images
+from icecore.backup import BackupDone
+from icecore.images.extents import Seal
+from icecore.images.seals import NewSeals
 from icecore.model import FileKind, FileMeta
-from icecore.repository import StoredFile, index
+from icecore.repository import FileList, StoredFile, index
 from icecore.repository.blocks import BLOCK_ID_BYTES, COMPRESSED, DEFAULT_BLOCK_BYTES, BlockCodec
 from icecore.repository.index import BlockTable, SeenIds, encode_index
 from icecore.repository.layout import ClusterLayout
@@ -42,7 +51,7 @@ from icecore.storage.local import LocalStorage
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "growth.md"
 MARK = "<!-- below: written by bench/growth.py --page; above: by hand -->\n"
-PACK_BLOCKS = 512  # blocks of 128 KiB that compress to half, in packs of 32 MiB
+PACK_BLOCKS = 1024  # blocks of 64 KiB that compress to half, in packs of 32 MiB
 LOOKUPS, AT_ONCE, LIMIT_MB = 100_000, 1_000_000, 512
 KEYRING = Keyring(bytes(range(32)), "00" * 16)
 LAYOUT = ClusterLayout("pc-growth")
@@ -54,15 +63,22 @@ def memory_mb(field: str) -> float:
     return int(Path("/proc/self/status").read_text().partition(field + ":")[2].split()[0]) * 1024 / 1e6
 
 
+def processor_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
 def measured(name: str, size: int, work: Callable[[], object]) -> Numbers:
-    """Seconds, the process's peak, and, over what it had before, the peak and what the result of ``work`` holds."""
+    """Seconds, of the clock and of the processor, the process's peak, and, over what it had before, the peak and what
+    the result of ``work`` holds."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before_mb, began = memory_mb("VmRSS"), time.perf_counter()
+    before_mb, began, began_cpu = memory_mb("VmRSS"), time.perf_counter(), processor_s()
     held = work()
     seconds, held_mb, peak_mb = time.perf_counter() - began, memory_mb("VmRSS") - before_mb, memory_mb("VmHWM")
     del held
-    numbers = {"s": seconds, "peak MB": peak_mb, "peak bytes each": (peak_mb - before_mb) * 1e6 / size}
-    return {f"{name}: {key}": value for key, value in (numbers | {"held bytes each": held_mb * 1e6 / size}).items()}
+    numbers = {"s": seconds, "CPU s": processor_s() - began_cpu, "peak MB": peak_mb}
+    numbers |= {"peak bytes each": (peak_mb - before_mb) * 1e6 / size, "held bytes each": held_mb * 1e6 / size}
+    return {f"{name}: {key}": value for key, value in numbers.items()}
 
 
 def make_indexes(place: Path, size: int) -> Numbers:
@@ -70,7 +86,7 @@ def make_indexes(place: Path, size: int) -> Numbers:
     storage, draw, tables = LocalStorage(place), np.random.default_rng(size), list[PackTable]()
     for start in range(0, size, PACK_BLOCKS):
         count = min(PACK_BLOCKS, size - start)
-        stored = array("I", draw.integers(40_000, 90_000, count).tolist())
+        stored = array("I", draw.integers(20_000, 45_000, count).tolist())
         pack_bytes = HEADER_BYTES + sum(stored) + count * ENTRY_BYTES + TAG_BYTES + TRAILER_BYTES
         plain, ids = array("I", [DEFAULT_BLOCK_BYTES | COMPRESSED]) * count, draw.bytes(count * BLOCK_ID_BYTES)
         tables.append(PackTable(draw.bytes(32), draw.bytes(32), pack_bytes, ids, stored, plain))
@@ -96,12 +112,12 @@ def look_up(place: Path, size: int) -> Numbers:
     known, stored = (table._records.records(rows, index._RECORD)["id"].tobytes() for rows in (random_rows, in_order))
     for name, some in (("known", known[: LOOKUPS * BLOCK_ID_BYTES]), ("unknown", os.urandom(LOOKUPS * BLOCK_ID_BYTES))):
         single = [some[at : at + BLOCK_ID_BYTES] for at in range(0, len(some), BLOCK_ID_BYTES)]
-        began = time.perf_counter()
+        began = time.process_time()
         assert sum(1 for one in single for _ in table.rows(one)) == (LOOKUPS if name == "known" else 0)
-        numbers[f"`rows`, {name}: µs"] = (time.perf_counter() - began) / LOOKUPS * 1e6
-    began, step = time.perf_counter(), PACK_BLOCKS * BLOCK_ID_BYTES
+        numbers[f"`rows`, {name}: µs"] = (time.process_time() - began) / LOOKUPS * 1e6
+    began, step = time.process_time(), PACK_BLOCKS * BLOCK_ID_BYTES
     assert all((table.rows_of(stored[at : at + step]) >= 0).all() for at in range(0, len(stored), step))
-    numbers["`rows_of`, as stored: µs each"] = (time.perf_counter() - began) / count * 1e6
+    numbers["`rows_of`, as stored: µs each"] = (time.process_time() - began) / count * 1e6
     return numbers | measured("`rows_of`", AT_ONCE, lambda: table.rows_of(known))
 
 
@@ -124,7 +140,7 @@ def made_up(size: int, changed: range = range(0), *, content: bool = False) -> I
         path = f"base/{16384 + number // 5000}/{16384 + number}" + ("", "_fsm", "_vm")[number % 3]
         block = blake2b(b"%d" % number, digest_size=BLOCK_ID_BYTES).digest()
         mtime_s = 1_790_000_000 + int.from_bytes(block[:3], "big") // 8 + 3_000_000 * (number in changed)
-        meta = FileMeta(path, FileKind.FILE, 0o600, mtime_s, 8192 * (1 + block[3] % 16))
+        meta = FileMeta(path, FileKind.FILE, 0o600, mtime_s, 8192 * (1 + block[3] % 8))
         yield StoredFile(meta, block[::-1] if content and number in changed else block)
 
 
@@ -148,13 +164,19 @@ class Sections:  # by id, compressed, in local storage; without packs and encryp
 
 
 def make_table(place: Path, size: int) -> Numbers:
-    """`store_table`, from the list of files that a backup holds"""
-    files, sections, roots = list[StoredFile](), Sections(place), list[Root]()
-    listed = measured("list", size, lambda: files.extend(made_up(size)))["list: held bytes each"]
-    numbers = measured("store", size, lambda: roots.append(store_table(files, DEFAULT_BLOCK_BYTES, sections.store)))
+    """The list of files that a backup fills while it reads, and `store_table` from it"""
+    files, sections, roots = FileList(), Sections(place), list[Root]()
+
+    def fill() -> FileList:
+        for file in made_up(size):
+            files.append(file)
+        return files
+
+    numbers = measured("list", size, fill)
+    numbers |= measured("store", size, lambda: roots.append(store_table(files, DEFAULT_BLOCK_BYTES, sections.store)))
     (place / "root").write_bytes(pickle.dumps(roots[0]))
     numbers |= {"file sections": len(roots[0].file_sections), "id sections": len(roots[0].id_sections)}
-    return {"list: held bytes each": listed} | numbers | {"sections, compressed: MB": sections.packed_bytes / 1e6}
+    return numbers | {"sections, compressed: MB": sections.packed_bytes / 1e6}
 
 
 def walk_table(place: Path, size: int) -> Numbers:
@@ -183,26 +205,52 @@ def store_again(place: Path, size: int) -> Numbers:
 
 
 def write_seal(place: Path, size: int) -> Numbers:
-    """Writing an image's seal, as `NewImage.seal` does after it has asked each file for its inode"""
+    """Gathering an image's seals while its files are cloned, and writing them (files of one block have none)"""
     paths, root = [file.meta.path for file in made_up(size)], images.Root(1, os.open(place, os.O_RDONLY), place)
 
     def write() -> object:
-        seals = {path: [10_000_000 + n, 1_790_000_000_123_456_789 + n, 8192 * n] for n, path in enumerate(paths)}
-        images._write_durably(root, f"1{images.SEAL}", json.dumps({"device": 1, "files": seals}).encode())
+        seals = NewSeals()
+        for number, path in enumerate(paths):
+            seals.add(path, Seal(1, 10_000_000 + number, 1_790_000_000_123_456_789 + number, 8192 * number))
+        images._write_durably(root, f"1{images.SEAL}", seals.encoded(1, "job"))
         return seals
 
     return {"MB": 0.0} | measured("write", size, write) | {"MB": (place / f"1{images.SEAL}").stat().st_size / 1e6}
 
 
-def parse_seal(place: Path, size: int) -> Numbers:
-    """Parsing it, `KeptImage`"""
-    roots = [images.Root(1, os.open(place, os.O_RDONLY), place)]
-    return measured("parse", size, lambda: images.KeptImage(roots, "1"))
+def read_seal(place: Path, size: int) -> Numbers:
+    """Reading them, `KeptImage`, and finding 10,000 of them by path"""
+    roots, kept = [images.Root(1, os.open(place, os.O_RDONLY), place)], list[images.KeptImage]()
+    numbers = measured("read", size, lambda: kept.append(images.KeptImage(roots, "1", "job")))
+    paths = [file.meta.path for file in islice(made_up(size), 10_000)]
+    began = time.process_time()
+    assert all(path in kept[0] for path in paths)
+    return numbers | {"find: µs": (time.process_time() - began) / len(paths) * 1e6}
+
+
+def first_backup(place: Path, size: int) -> Numbers:
+    """A whole backup of a data directory of small files on XFS, by image: `backup.run`, but for the database server"""
+    many_files.make_files(place, size)
+    return _backup(place, size, 1)
+
+
+def next_backup(place: Path, size: int) -> Numbers:
+    """The same again: nothing has changed, the image of the first is there"""
+    return _backup(place, size, 2)
+
+
+def _backup(place: Path, size: int, number: int) -> Numbers:
+    done = list[BackupDone]()
+    run = many_files.back_up(place, number)
+    numbers = measured("backup", size, lambda: done.append(run()))
+    assert done[0].imaged and done[0].facts.file_count >= size
+    return numbers | {"CPU µs each": numbers["backup: CPU s"] / size * 1e6, "stored: MB": done[0].new_bytes / 1e6}
 
 
 WORK: dict[str, tuple[list[int], list[Callable[[Path, int], Numbers]]]] = {
-    "blocks": ([100_000, 1_000_000, 3_000_000, 10_000_000], [make_indexes, load_index, look_up, see_ids]),
-    "files": ([10_000, 100_000, 1_000_000], [make_table, walk_table, store_again, write_seal, parse_seal]),
+    "blocks": ([100_000, 1_000_000, 4_000_000, 16_000_000], [make_indexes, load_index, look_up, see_ids]),
+    "files": ([10_000, 100_000, 1_000_000], [make_table, walk_table, store_again, write_seal, read_seal]),
+    "files of a cluster": ([10_000, 100_000, 1_000_000], [first_backup, next_backup]),
 }
 
 
@@ -214,9 +262,9 @@ def section(title: str, kind: str, found: dict[int, list[Numbers]]) -> str:
     for size, numbers in middle.items():
         cells = (f"{n:,.0f}" if n >= 100 or n == int(n) else f"{n:.3g}" for n in numbers.values())
         lines.append(f"| {size:,} | " + " | ".join(cells) + " |")
-    for key in (key for key in keys if key.endswith("peak MB") and "first" not in key):
+    for key in (key for key in keys if key.endswith("peak MB") and "rows" not in key):
         (low, low_mb), (high, high_mb) = ((size, middle[size][key]) for size in (sizes * 2)[-2:])
-        if high_mb - low_mb > 1 and low < high:
+        if high_mb - low_mb > 5 and low < high:
             each_mb = (high_mb - low_mb) / (high - low)
             where_m = (low + (LIMIT_MB - low_mb) / each_mb) / 1e6
             lines.append(f"\n{key}: {each_mb * 1e6:.0f} bytes for one more; {LIMIT_MB} MB at {where_m:.2f} M {kind}.")
@@ -227,6 +275,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--largest", type=int, default=10_000_000, help="leave larger sizes out")
+    options.add_argument("--only", action="append", choices=list(WORK), help="may be given again")
     options.add_argument("--page", action="store_true", help=f"write the tables into {PAGE.name}")
     options.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = options.parse_args()
@@ -235,6 +284,8 @@ def main() -> None:
         return
     text = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores; medians of {given.rounds}.\n"
     for group, (sizes, works) in WORK.items():
+        if given.only and group not in given.only:
+            continue
         some = [size for size in sizes if size <= given.largest] or sizes[:1]
         found: dict[str, dict[int, list[Numbers]]] = {work.__name__: {size: [] for size in some} for work in works}
         for size in some * given.rounds:
@@ -242,6 +293,7 @@ def main() -> None:
                 for name, by_size in found.items():
                     command = [sys.executable, __file__, "--child", name, str(size), folder]
                     by_size[size].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+                many_files.unmount(Path(folder))
         text += "".join(section(work.__doc__ or "", group, found[work.__name__]) for work in works)
     print(text)
     if given.page:

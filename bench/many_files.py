@@ -109,6 +109,11 @@ def make_files(place: Path, size: int) -> None:
     Repository.create(LocalStorage(point / "repository"), None)
 
 
+def unmount(place: Path) -> None:
+    if os.path.ismount(place / "mounted"):
+        subprocess.run(["umount", str(place / "mounted")], check=True)
+
+
 def back_up(place: Path, number: int) -> Callable[[], backup.BackupDone]:
     point, nobody = place / "mounted", Nobody(place / "mounted" / "data")
     order = backup.BackupOrder(str(number), "pc-growth", "growth", f"uuid-{number}")
