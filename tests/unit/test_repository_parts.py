@@ -62,7 +62,10 @@ def test_a_block_table_finds_what_a_dictionary_finds(packs: list[list[bytes]], a
             expected.setdefault(block_id, set()).add((number, position, offset, stored))
     blocks = BlockTable(tables)
     assert len(blocks) == sum(map(len, packs))
-    assert blocks.pack.tolist() == [number for number, ids in enumerate(packs) for _ in ids]
+    assert [blocks.pack_of(row) for row in range(len(blocks))] == [n for n, ids in enumerate(packs) for _ in ids]
+    assert [list(blocks.rows_in(number)) for number in range(len(packs))] == [
+        [row for row in range(len(blocks)) if blocks.pack_of(row) == number] for number in range(len(packs))
+    ]
     for block_id in [*asked, *expected]:
         places = [blocks.place(row) for row in blocks.rows(block_id)]
         found = {(place.pack, place.position, place.offset, place.stored) for place in places}
@@ -74,8 +77,12 @@ def test_a_block_table_finds_what_a_dictionary_finds(packs: list[list[bytes]], a
     marks = np.zeros(len(blocks), np.bool_)
     assert blocks.mark(b"".join(asked), marks) == sum(block_id not in expected for block_id in asked)
     assert marks.sum() == sum(len(expected.get(block_id, ())) for block_id in set(asked))
-    assert blocks.stored_bytes(marks) == sum(place.stored for place in blocks.places(np.flatnonzero(marks)))
-    assert blocks.stored_lengths().tolist() == [stored for table in tables for stored in table.stored]
+    marked = list(blocks.places(np.flatnonzero(marks)))
+    assert blocks.packs_marked(marks).tolist() == [n in {place.pack for place in marked} for n in range(len(packs))]
+    assert blocks.stored_by_pack(marks).tolist() == [
+        sum(place.stored for place in marked if place.pack == number) for number in range(len(packs))
+    ]
+    assert blocks.stored_by_pack().tolist() == [sum(table.stored) for table in tables]
     twins = {tuple(rows) for rows in blocks.twins(marks)}
     assert twins == {
         tuple(sorted(blocks.rows(block_id))) for block_id in set(asked) if len(expected.get(block_id, ())) > 1

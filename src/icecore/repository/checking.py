@@ -74,13 +74,13 @@ def check(
     faults += [Fault(str(e.fields["name"]), str(e.fields["reason"]), ()) for e in damaged_indexes]
 
     # 2 each backup's manifest, its file table, and that each of its blocks has a place
-    uses: dict[str, NDArray[np.bool_]] = {}
+    uses: dict[str, NDArray[np.bool_]] = {}  # by the packs' numbers: which of them it needs
     looked_at: list[str] = []
     for backup_id in backup_ids:
         if only and backup_id != only:
             continue
         try:
-            uses[backup_id], missing = _rows_of(open_reader(backup_id, blocks), blocks)
+            uses[backup_id], missing = _packs_of(open_reader(backup_id, blocks), blocks)
             looked_at.append(backup_id)
             if missing:
                 reason = f"{missing} of its blocks are in no pack that an index names"
@@ -92,7 +92,7 @@ def check(
             faults.append(Fault(str(error.fields["name"]), str(error.fields["reason"]), (backup_id,)))
 
     # 3 every byte of the packs, or of a share of them
-    numbers = _used_packs(blocks, uses) if only else range(len(blocks.packs))
+    numbers = np.flatnonzero(uses[only]).tolist() if only in uses else [] if only else range(len(blocks.packs))
     chosen = [number for number in numbers if share >= 1.0 or random.random() < share]
 
     def read(number: int) -> tuple[int, int, str]:
@@ -118,7 +118,7 @@ def check(
                 read_bytes += size_bytes
                 advance(size_bytes)
                 if reason:
-                    needed_by = [backup_id for backup_id, rows in uses.items() if (blocks.pack[rows] == number).any()]
+                    needed_by = [backup_id for backup_id, needs in uses.items() if needs[number]]
                     faults.append(Fault(layout.pack(blocks.packs[number].pack_id), reason, tuple(sorted(needed_by))))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # a cancel does not wait for the packs still to come
@@ -129,17 +129,13 @@ def check(
     return Checked(len(uses), len(chosen), read_bytes, len(sizes), left, tuple(looked_at))
 
 
-def _used_packs(blocks: BlockTable, uses: dict[str, NDArray[np.bool_]]) -> list[int]:
-    return sorted({int(number) for rows in uses.values() for number in np.unique(blocks.pack[rows])})
-
-
-def _rows_of(reader: Reader, blocks: BlockTable) -> tuple[NDArray[np.bool_], int]:
-    """The rows of ``blocks`` that a backup refers to, and how many of its blocks have none. Reads its file table."""
+def _packs_of(reader: Reader, blocks: BlockTable) -> tuple[NDArray[np.bool_], int]:
+    """Which packs a backup needs, and how many of its blocks are in none. Reads its file table."""
     marks = np.zeros(len(blocks), np.bool_)
     missing = sum(blocks.mark(ids, marks) for ids in reader.id_runs())
     for _ in reader.files():
         pass  # decodes every section
-    return marks, missing
+    return blocks.packs_marked(marks), missing
 
 
 def _still_there(storage: Storage, keyring: Keyring, layout: ClusterLayout, faults: list[Fault]) -> Iterator[Fault]:

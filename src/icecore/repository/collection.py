@@ -200,9 +200,9 @@ def make_plan(
     plan = Plan(packs, contents, {name for name in packs if name not in used})
     # 2 so do those of which little is used, once that lies elsewhere
     repacked = victims(usage, limit_bytes)
-    pack_of = blocks.pack
     for number in repacked:
-        positions = {place.position for place in blocks.places(np.flatnonzero(needed & (pack_of == number)))}
+        rows = blocks.rows_in(number)
+        positions = set(np.flatnonzero(needed[rows.start : rows.stop]).tolist())
         name = layout.pack(blocks.packs[number].pack_id)
         plan.repacked[name], plan.moved_bytes[name] = positions, int(usage.needed[number])
     # 3 what stays of the unused

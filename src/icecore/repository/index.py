@@ -8,8 +8,9 @@
                    per pack: pack id 32, salt 32, size u64, blocks u32
                    then columns over all blocks, pack after pack: ids 32·n, stored lengths u32·n, plain words u32·n
 
-In memory a block takes 8 bytes: 8 million blocks (1 TB) take 64 MB. They are the first 4 bytes of its id and a number;
-all the rest lies in a scratch file, 44 bytes a block. What begins alike is only a candidate: the whole id decides.
+In memory a block takes 8 bytes: 16 million blocks (1 TB) take 128 MB. They are the first 4 bytes of its id and a
+number; all the rest lies in a scratch file, 44 bytes a block. What begins alike is only a candidate: the whole id
+decides.
 """
 
 from __future__ import annotations
@@ -57,7 +58,6 @@ _RECORD = np.dtype([("id", f"V{BLOCK_ID_BYTES}"), ("offset", "<u4"), ("stored", 
 SUM_AT_ONCE = 65_536  # records
 
 U64 = NDArray[np.uint64]
-U32 = NDArray[np.uint32]
 
 
 def encode_index(tables: Sequence[PackTable], keyring: Keyring, cluster_id: str) -> tuple[str, list[Buffer]]:
@@ -199,10 +199,10 @@ class BlockTable:
         packs: NDArray[np.int64] = np.searchsorted(self._starts, rows, "right") - 1
         return packs
 
-    @property
-    def pack(self) -> U32:
-        """Of each row its pack: 4 bytes a row, made anew."""
-        return np.repeat(np.arange(len(self.packs), dtype=np.uint32), np.diff(self._starts, append=len(self)))
+    def rows_in(self, pack: int) -> range:
+        """The rows of a pack, in the order of their positions."""
+        last = pack + 1 == len(self._start_list)
+        return range(self._start_list[pack], len(self) if last else self._start_list[pack + 1])
 
     def place(self, row: int) -> Place:
         return next(self.places(np.array([row])))
@@ -213,23 +213,28 @@ class BlockTable:
         columns = (packs, positions, records["offset"], records["stored"], records["plain"])
         return map(Place, *(column.tolist() for column in columns))
 
-    def stored_bytes(self, marks: NDArray[np.bool_]) -> int:
-        """What the marked rows take in their packs."""
-        total = 0
-        for start in range(0, len(marks), SUM_AT_ONCE):
-            total += int(self._some(start)["stored"][marks[start : start + SUM_AT_ONCE]].sum(dtype=np.uint64))
-        return total
-
-    def stored_lengths(self) -> U32:
-        """Of each row what it takes in its pack: 4 bytes a row, made anew."""
-        lengths = np.empty(len(self), np.uint32)
+    def stored_by_pack(self, marks: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Of each pack what its blocks, or the marked ones of them, take in it."""
+        totals = np.zeros(len(self.packs), np.int64)
         for start in range(0, len(self), SUM_AT_ONCE):
-            lengths[start : start + SUM_AT_ONCE] = self._some(start)["stored"]
-        return lengths
+            records = self._some(start)
+            chosen = np.arange(len(records)) if marks is None else np.flatnonzero(marks[start : start + len(records)])
+            np.add.at(totals, self.packs_of(chosen + start), records["stored"][chosen])
+        return totals
+
+    def packs_marked(self, marks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which packs have a marked row."""
+        found = np.zeros(len(self.packs), np.bool_)
+        for start in range(0, len(self), SUM_AT_ONCE):
+            found[self.packs_of(np.flatnonzero(marks[start : start + SUM_AT_ONCE]) + start)] = True
+        return found
 
     def twins(self, marks: NDArray[np.bool_]) -> Iterator[list[int]]:
         """The rows of each block that has several marked ones."""
-        alike = np.flatnonzero((self._keys[1:] ^ self._keys[:-1]) <= _ROW_MASK)
+        alike = np.empty(0, np.int64)
+        for start in range(0, len(self) - 1, SUM_AT_ONCE):
+            keys = self._keys[start : start + SUM_AT_ONCE + 1]
+            alike = np.append(alike, np.flatnonzero((keys[1:] ^ keys[:-1]) <= _ROW_MASK) + start)
         rows = (self._keys[np.unique(np.concatenate([alike, alike + 1]))] & _ROW_MASK).astype(np.int64)
         rows = rows[marks[rows]]
         groups: dict[bytes, list[int]] = {}

@@ -199,7 +199,7 @@ class Reader:
         marks = np.zeros(len(table), np.bool_)
         for ids in self.id_runs() if id_runs is None else id_runs:
             table.mark(ids, marks)
-        return table.stored_bytes(marks)
+        return int(table.stored_by_pack(marks).sum())
 
     def id_runs(self) -> Iterator[bytes]:
         """All block ids the backup refers to, in concatenated runs: the sections' own, then those of the files."""

@@ -45,11 +45,7 @@ class Usage:
 
     @classmethod
     def of(cls, blocks: BlockTable, needed: NDArray[np.bool_]) -> Usage:
-        count = len(blocks.packs)
-        packs, weights = blocks.pack, blocks.stored_lengths().astype(np.float64)
-        stored = np.bincount(packs, weights, count).astype(np.int64)
-        weights *= needed
-        return cls(stored, np.bincount(packs, weights, count).astype(np.int64))
+        return cls(blocks.stored_by_pack(), blocks.stored_by_pack(needed))
 
 
 def victims(usage: Usage, limit_bytes: int) -> list[int]:
