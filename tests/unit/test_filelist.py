@@ -32,6 +32,7 @@ FILES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(FILES, max_size=30, unique_by=lambda file: file.meta.path), TEXT)
 def test_files_come_back_in_order_and_by_path(files: list[StoredFile], other: str) -> None:
     listed = FileList()
@@ -80,6 +81,7 @@ def encoded(seals: dict[str, Seal], job_uuid: str = "uuid-1") -> bytes:
     return b"".join(new.encoded(7, job_uuid))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(TEXT, SEALS, max_size=20), TEXT)
 def test_seals_come_back_by_path(seals: dict[str, Seal], other: str) -> None:
     kept = Seals(encoded(seals))
@@ -88,7 +90,7 @@ def test_seals_come_back_by_path(seals: dict[str, Seal], other: str) -> None:
     assert kept.find(other) == seals.get(other)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_seal_file_that_is_not_as_it_was_written_vouches_for_nothing(data: st.DataObject) -> None:
     whole = encoded({f"base/{number}": Seal(7, number, number, number) for number in range(20)})

@@ -314,7 +314,7 @@ def test_sections_of_a_large_unchanged_file_recur_whatever_comes_before_it() -> 
     assert stored[0] == stored[1]
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(0, 5_999), max_size=4, unique=True), st.integers(0, 3), st.randoms())
 def test_a_changed_file_costs_its_own_sections_and_no_others(
     changed: list[int], inserted: int, chance: random.Random
