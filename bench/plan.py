@@ -41,7 +41,14 @@ QUIET = "full,restore,unchanged,one_percent,one_percent_run"
 PLAN = [  # the most telling first; the page has them by name
     Planned("1-ext4", 9, "2 GB on ext4", "compare.py", f"--size 2G --rounds 2 --cases {QUIET}"),
     Planned("4-large", 11, "1 to 16 GB on XFS", "large.py", "--sizes 1G,4G,16G"),
-    Planned("3-loss", 8, "2 GB on ext4, under load", "compare.py", "--size 2G --rounds 2 --cases loss"),
+    Planned(
+        "5-small",
+        6,
+        "100,000 small files on ext4",
+        "compare.py",
+        # in a file: /tmp may give back to the disk, one by one, what each of so many files had
+        f"--size 100M --small-files 100000 --file-system ext4 --rounds 1 --cases {QUIET} --tools icecore,pgBackRest",
+    ),
     Planned(
         "2-plain",
         2,
@@ -49,14 +56,7 @@ PLAN = [  # the most telling first; the page has them by name
         "compare.py",
         "--size 2G --rounds 2 --plain --cases full,restore --tools icecore,pg_basebackup,pgBackRest",
     ),
-    Planned(
-        "5-small",
-        4,
-        "100,000 small files on ext4",
-        "compare.py",
-        # in a file: /tmp may give back to the disk, one by one, what each of so many files had
-        f"--size 100M --small-files 100000 --file-system ext4 --rounds 1 --cases {QUIET} --tools icecore,pgBackRest",
-    ),
+    Planned("3-loss", 8, "2 GB on ext4, under load", "compare.py", "--size 2G --rounds 2 --cases loss"),
 ]
 
 
