@@ -190,6 +190,7 @@ def test_moments_through_kills_and_restarts(place: Path) -> None:
             with another_process(server, repo):
                 # Log of several segments, and a restart of the server
                 time.sleep(1)
+                server.sql("ALTER SYSTEM SET max_connections = 150")
                 server.stop()
                 server.start()
                 server.sql("CREATE TABLE more AS SELECT * FROM bulk")

@@ -312,6 +312,7 @@ def _write_recovery_settings(data: Path, known: Mapping[str, Any], recovery: Rec
         f"recovery_target_inclusive = {'off' if recovery and not recovery.inclusive else 'on'}",
         f"recovery_target_timeline = '{recovery.timeline if recovery else 'current'}'",
         "recovery_target_action = 'promote'",
+        *(["hot_standby = off"] if recovery else []),  # or it waits where the source raised a limit after the backup
         *(f"{name} = ''" for name in ("recovery_end_command", "archive_cleanup_command")),
         *(f"{name} = ''" for name in ("primary_conninfo", "primary_slot_name", "synchronous_standby_names")),
         "archive_mode = off",

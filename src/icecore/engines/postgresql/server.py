@@ -177,7 +177,8 @@ class PostgresServer:
             "cluster_name": conffile.quoted(f"icecore {self._facts.cluster_name}"[:63]),
             "archive_mode": "off",
             "primary_conninfo": "''",
-            "hot_standby": "on",
+            # A hot standby waits for ever where its source raised a limit later; nobody asks before the end anyway
+            "hot_standby": "off" if (where.data_directory / "recovery.signal").exists() else "on",
             # One log file, ours: the collector would start another process and write elsewhere.
             "logging_collector": "off",
             "log_destination": "'stderr'",
