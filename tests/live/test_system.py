@@ -88,13 +88,19 @@ def _every_acknowledged_row_comes_back(place: Path, source: PostgresWorld, route
 
 
 def test_a_standby_as_source(place: Path):
-    primary = PostgresWorld("15", place / "primary").create().start()
+    with mounted("xfs") as point:  # by images; read at once and streamed in test_engine_guard.py
+        _a_standby_as_source(place, PostgresWorld("15", point / "primary").create().start())
+
+
+def _a_standby_as_source(place: Path, primary: PostgresWorld) -> None:
     standby = primary.standby()
     with Station(place) as station, Ledger(primary.dsn()) as ledger:
         ledger.wait_for(100)
         cluster_id = station.add(standby)
         ledger.wait_for(len(ledger.acknowledged) + 100)
-        backup = station.backup(cluster_id)
+        station.backup(cluster_id)
+        backup = station.backup(cluster_id)  # compared with the image of the first
+        assert route_of(station, backup["backup_id"]) == "image"
         _, dsn = station.restore(cluster_id, backup["backup_id"])
         ledger.check(dsn, backup["consistent_time"])
         assert sql(dsn, "SELECT pg_is_in_recovery()") == [(False,)]

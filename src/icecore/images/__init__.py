@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from icecore.errors import StorageFull
+from icecore.errors import EngineFailed, StorageFull
 from icecore.images.clones import CannotClone, clone_open, share, sync_file_system
 from icecore.images.extents import NoMap, Seal, own_bytes, unchanged_blocks
 from icecore.images.seals import NewSeals, Seals
@@ -290,7 +290,7 @@ class KeptImage:
                 share(descriptor, onto)
                 os.truncate(onto, size_bytes)
                 return True
-        except (CannotClone, OSError):  # whatever became of the image, the repository has the bytes
+        except (CannotClone, EngineFailed, OSError):  # whatever became of the image, the repository has the bytes
             return False
 
     def device_of(self, directory: str) -> int | None:
