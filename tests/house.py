@@ -15,6 +15,7 @@ from icecore.engines import RestoreTarget
 from icecore.engines.postgresql import PostgresEngine, PostgresRestore
 from icecore.engines.postgresql.server import PostgresServer
 from icecore.images import PLACE
+from icecore.imaging import Noting
 from icecore.model import Phase
 from icecore.repository import Repository
 from icecore.storage.local import LocalStorage
@@ -50,13 +51,14 @@ class House:
         (self._place / "repository").mkdir(parents=True)
         self.repository = Repository.create(LocalStorage(self._place / "repository"), None)
         self.engine = PostgresEngine(server.dsn(), None, name="orders", stream=stream)
+        self.noting: Noting = lambda parents: None
 
     def back_up(self, number: int, watch: backup.Watch | None = None, *, images: bool = True) -> backup.BackupDone:
         order = backup.BackupOrder(str(number), CLUSTER, "orders", f"{self._place.name}-{number}")
         scratch = self._place / f"scratch-{number}"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        noting = (lambda parents: None) if images else None
+        noting = self.noting if images else None
         return backup.run(
             self.engine, self.repository, order, watch or Acting(), scratch=scratch, threads=2, images=noting
         )

@@ -24,10 +24,14 @@ from icecore.model import BackupFacts
 log = structlog.get_logger()
 
 
-def note(config: Config, cluster_id: str, parents: Sequence[Path]) -> None:
-    """Images of the cluster lie beside these from now on."""
+def note(config: Config, cluster_id: str, beside: Sequence[Path]) -> None:
+    """Images of the cluster lie beside these from now on. What lies elsewhere, as of a tablespace that was dropped, goes:
+    nobody would ever look at it again."""
+    with Images(cluster_id, [old for old in parents(config, cluster_id) if old not in beside], create=False) as left:
+        left.keep_only("")
+        left.drop_unfinished()
     (config.home / "images").mkdir(mode=0o700, exist_ok=True)
-    home.write_private(_note(config, cluster_id), json.dumps([str(parent) for parent in parents]).encode())
+    home.write_private(_note(config, cluster_id), json.dumps([str(parent) for parent in beside]).encode())
 
 
 def show(config: Config, catalog: Catalog, cluster_id: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 import world
 from filesystems import mounted
 from house import CLUSTER, Acting, House, fill
-from icecore import errors, keeper, parts
+from icecore import errors, keeper, parts, pinned
 from icecore.app import open_app
 from icecore.images import PLACE, Images
 from icecore.images.extents import NoMap, Seal, unchanged_blocks
@@ -204,6 +204,24 @@ def test_an_image_does_not_outlive_its_use(place: Path, server: PostgresWorld) -
         station.backup(cluster_id)
         until(lambda: not list(beside.iterdir()))
         until(lambda: {each["backups_level"] for each in station.backups(cluster_id)} == {"Level-2"})
+
+
+def test_what_lies_beside_a_dropped_tablespace_goes(place: Path, server: PostgresWorld) -> None:
+    app, house = open_app(Station(place).home), House(place, server)
+    house.noting = lambda parents: pinned.note(app.config, CLUSTER, parents)
+    with mounted("xfs", 320 << 20) as point:
+        space = point / "space"
+        space.mkdir(mode=0o700)
+        os.chown(space, *world.database_user()[1:])
+        server.sql(f"CREATE TABLESPACE away LOCATION '{space}'")
+        server.sql("CREATE TABLE there TABLESPACE away AS SELECT * FROM items")
+        house.back_up(1)
+        assert list((point / PLACE / CLUSTER / "1").rglob("PG_15*"))
+        server.sql("DROP TABLE there")
+        server.sql("DROP TABLESPACE away")
+        assert house.back_up(2).imaged
+        assert list((point / PLACE / CLUSTER).iterdir()) == []
+    app.close()
 
 
 def test_a_look_that_hangs_does_not_keep_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ class LocalSession(Guard):
         """Beside the data directory and beside each tablespace, where that is the same file system (behind a mount
         point it is not) and not the data directory itself (a tablespace may lie inside)."""
         data = Path(os.path.realpath(self.source.data_directory))
-        spaces = [Path(os.path.realpath(link)) for link in sorted((data / "pg_tblspc").iterdir())]
+        spaces = [Path(os.path.realpath(link)) for link in sorted((data / "pg_tblspc").iterdir(), key=_by_number)]
         places = (place for place in (data, *spaces) if not place.parent.is_relative_to(data))
         return tuple(dict.fromkeys(place.parent for place in places if _beside(place)))
 
@@ -169,6 +169,11 @@ class LocalSession(Guard):
         if spaces and spaces.strip():
             self._labels.append(MemoryFile("tablespace_map", spaces, now))
         return lsn_number((result.get_value(0, 0) or b"0/0").decode())
+
+
+def _by_number(link: Path) -> tuple[int, str]:
+    """A newer tablespace comes later: where images lie does not change with it."""
+    return len(link.name), link.name
 
 
 def _beside(place: Path) -> bool:
