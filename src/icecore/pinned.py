@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 def note(config: Config, cluster_id: str, beside: Sequence[Path]) -> None:
-    """Images of the cluster lie beside these from now on. What lies elsewhere, as of a tablespace that was dropped, goes:
+    """Images of the cluster lie beside these from now on. What lies elsewhere (a tablespace was dropped) goes:
     nobody would ever look at it again."""
     with Images(cluster_id, [old for old in parents(config, cluster_id) if old not in beside], create=False) as left:
         left.keep_only("")
