@@ -147,6 +147,7 @@ def _make_unstartable(plan: RestorePlan, reader: Reader, engine: RestoreEngine, 
     except errors.TargetRefused:
         for away, place in aside:
             away.rename(place)
+        (plan.target.data_directory / NOTE).unlink()
         raise
 
 

@@ -121,11 +121,15 @@ def test_a_clone_shares_its_blocks_and_stays_apart(scene: Scene) -> None:
     assert world.sql(dsn, "SELECT count(*) FROM items WHERE pad = 'clone'") == [(30000,)]
     source.sql("UPDATE items SET pad = repeat(md5(id::text), 20) WHERE id < 100")
     # a clone is no place for backups, and no copy to be kept
-    for action, code in (("CreateBackup", "OperationDenied"), ("ModifyClone", "OperationDenied")):
-        more = {"lifetime_seconds": 0} if action == "ModifyClone" else {}
+    refused_calls: dict[str, dict[str, Any]] = {
+        "CreateBackup": {},
+        "ModifyBackupPolicy": {"preferred_backup_period": "Monday,Thursday", "preferred_backup_time": "02:00Z-03:00Z"},
+        "ModifyClone": {"lifetime_seconds": 0},
+    }
+    for action, more in refused_calls.items():
         with pytest.raises(IcecoreError) as refused:
             station.call(action, db_cluster_id=clone_id, **more)
-        assert refused.value.wire_code() == code
+        assert refused.value.wire_code() == "OperationDenied", action
     # its image may go while it lives
     for directory in image.parent.iterdir():
         if directory.is_file():

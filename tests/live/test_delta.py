@@ -207,6 +207,31 @@ class _Deadly:
             os._exit(9)
 
 
+class _StartsMeanwhile(PostgresRestore):
+    """A server comes up between the last look and the moment from which none can."""
+
+    looks = 0
+
+    def check_existing(self, facts: Any, target: RestoreTarget, *, unfinished: bool) -> None:
+        self.looks += 1
+        if self.looks == 2:
+            assert not (target.data_directory / "global" / "pg_control").exists()
+            raise errors.TargetRefused("a server runs")
+        super().check_existing(facts, target, unfinished=unfinished)
+
+
+def test_a_server_that_starts_meanwhile_keeps_its_directory(scene: Scene) -> None:
+    data = scene.copy("meanwhile")
+    before = scene.look(data)
+    repository = parts.open_repository(config.load(scene.station.home))
+    reader = repository.reader(repository.find(scene.backup).cluster_id, scene.backup)
+    target = RestoreTarget(data, {f"pg_tblspc/{scene.oid}": data.with_name(f"{data.name}-space")})
+    plan = RestorePlan(reader.facts, target, None, repository.block_bytes)
+    with pytest.raises(errors.TargetRefused, match="runs"):
+        delta.run(plan, reader, _StartsMeanwhile(), _Deadly(""), threads=2)
+    assert scene.look(data) == before
+
+
 def _foreign(data: Path) -> None:
     control = bytearray((data / "global" / "pg_control").read_bytes())
     control[:8] = b"\x01" * 8

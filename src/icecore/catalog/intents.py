@@ -50,11 +50,7 @@ def accept_backup(
         if before:
             return before
         cluster = live_cluster(tx, cluster_id)
-        if cluster.origin == "clone":
-            raise errors.Refused(
-                f"{cluster.name} is an instant clone, which is not for keeps",
-                hint="Back up the cluster it was made from.",
-            )
+        refuse_clone(cluster)
         if cluster.status != ClusterStatus.RUNNING:
             raise errors.ClusterStatusDenied()
         if mode is BackupMode.MANUAL and _manual_backups(tx, cluster_id) >= MANUAL_BACKUP_LIMIT:
@@ -280,6 +276,14 @@ def queue_job(catalog: Catalog, tx: sa.Connection, job_id: str, kind: JobKind, c
         )
     )
     catalog.enqueue(tx, job_id, cluster_id)
+
+
+def refuse_clone(cluster: sa.Row[Any]) -> None:
+    """``Refused`` for an instant clone, which is not for keeps."""
+    if cluster.origin == "clone":
+        raise errors.Refused(
+            f"{cluster.name} is an instant clone, which is not for keeps", hint="Back up the cluster it was made from."
+        )
 
 
 def queue_backup(

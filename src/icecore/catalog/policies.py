@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from icecore import drills, errors
 from icecore.catalog import Catalog, new_id, tables
-from icecore.catalog.intents import live_cluster, now, queue_backup, queue_job, unfinished_job
+from icecore.catalog.intents import live_cluster, now, queue_backup, queue_job, refuse_clone, unfinished_job
 from icecore.drills import Drilled
 from icecore.evidence import Outcome
 from icecore.model import BackupMode, BackupStatus, ClusterStatus, JobKind
@@ -49,9 +49,9 @@ def every(catalog: Catalog) -> list[str]:
 
 def set_(catalog: Catalog, cluster_id: str, policy: Policy | None) -> None:
     """Slots count from now on: a new policy makes up for nothing. What an older one marked to expire is judged anew.
-    Raises ClusterNotFound."""
+    Raises ClusterNotFound, Refused (an instant clone)."""
     with catalog.write() as tx:
-        live_cluster(tx, cluster_id)
+        refuse_clone(live_cluster(tx, cluster_id))
         before = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
         tx.execute(sa.delete(tables.policy).where(tables.policy.c.cluster_id == cluster_id))
         b = tables.backup.c
