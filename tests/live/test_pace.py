@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -46,6 +47,9 @@ def test_a_backup_that_runs_is_slowed_down_and_let_go(station: Station, source: 
     assert "pace" in {spent["part"] for spent in done["time_spent"]}
     assert "the rate limit" in done["binding_sentence"]
     assert done["binding_sentence"] in station.icecore("jobs", "--job", job_id)
+    command = [*station._icecore, "--home", str(station.home), "watch", job_id]
+    watched = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done["binding_sentence"] in watched.stderr
 
 
 class Cancelling:

@@ -86,6 +86,7 @@ def _made(calls: Calls, output: Output, job: dict[str, Any]) -> int:
     warnings = made.get("warnings", [])
     for warning in warnings:
         output.warn(warning)
+    output.say(str(job.get("binding_sentence") or ""))
     if output.json:
         output.line("Summary", answer.part("backup") or {})
     else:
