@@ -168,11 +168,14 @@ class History:
                 share(reading.fileno(), writing.fileno())
 
     def tamper(self, path: Path | None = None) -> None:
-        """Root writes into an image."""
+        """Root writes into an image. Durably: a power cut may keep bytes that were written in place and forget the
+        change time with them; nobody but root could do that."""
         if path or (path := self.draw.choice(self.imaged() or [None])):
             with path.open("r+b") as file:
                 file.seek(self.draw.randrange(max(path.stat().st_size, 1)))
                 file.write(self.draw.randbytes(4096))
+                file.flush()
+                os.fsync(file.fileno())
 
     def sync(self) -> None:
         os.sync() if self.draw.random() < 0.1 else subprocess.run(["sync", "-f", str(self.live)], check=True)

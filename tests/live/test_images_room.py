@@ -20,10 +20,14 @@ from icecore.keeper import GUARD_EVERY_S
 from world import Ledger, PostgresWorld
 
 
-def free_bytes(place: Path) -> int:
+def used_bytes(place: Path, kind: str) -> int:
+    """As df has it; on btrfs of data alone, for there df counts a reserve as used that grows and shrinks by itself."""
     subprocess.run(["sync", "-f", str(place)], check=True)
-    free = os.statvfs(place)
-    return free.f_bfree * free.f_frsize
+    if kind == "btrfs":
+        told = subprocess.run(["btrfs", "filesystem", "df", "-b", place], check=True, capture_output=True, text=True)
+        return int(told.stdout.split("Data, single: ")[1].split("used=")[1].split()[0])
+    found = os.statvfs(place)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
 @pytest.mark.parametrize("kind", SHARING)
@@ -42,12 +46,12 @@ def test_what_an_image_is_said_to_pin_is_free_when_it_is_gone(place: Path, kind:
             server.sql("DROP TABLE gone")
             server.sql("CHECKPOINT")
             server.stop()
-            before = free_bytes(point)
+            before = used_bytes(point, kind)
             pinned = images.kept("1").pinned_bytes()
             images.keep_only("")
-        freed = free_bytes(point) - before
-        # the rest is what the file system kept of a thousand files: on btrfs twice, and of each piece of them
-        assert pinned > 15 << 20 and 0 <= freed - pinned < 7 << 20, (pinned, freed)
+        freed = before - used_bytes(point, kind)
+        # the rest is what the file system kept of a thousand files; btrfs calls a little shared that goes as well
+        assert pinned > 15 << 20 and 0 <= freed - pinned < freed * (0.25 if kind == "btrfs" else 0.1), (pinned, freed)
 
 
 @contextmanager
