@@ -87,6 +87,11 @@ def test_R5_a_changed_byte_or_an_exchanged_name_is_found() -> None:
             with pytest.raises(Damaged):
                 repo.log(CLUSTER).facts(replace(repo.log(CLUSTER).listing.units[names.index(name)], name=name))
         storage.objects[name] = whole[name]
+    # A check names what is damaged and no other
+    assert repo.log(CLUSTER).check() == (sum(len(whole[name]) for name in names), [])
+    storage.objects[names[2]] = whole[names[2]][:-1] + bytes([whole[names[2]][-1] ^ 1])
+    assert [error.fields["name"] for error in repo.log(CLUSTER).check()[1]] == [names[2]]
+    storage.objects[names[2]] = whole[names[2]]
     # Under a name that says another position, with its own hash
     moved = names[1].replace(f"{BASE + 100:016x}", f"{BASE + 100 + (1 << 20) + 1:016x}", 1)
     storage.objects[moved] = storage.objects.pop(names[1])

@@ -68,7 +68,7 @@ def check(options: Namespace, output: Output) -> int:
     if not 0 < options.sample <= 100:
         raise errors.Usage(reason="--sample is a percentage between 0 and 100")
     repository, _ = opened(options, output)
-    lines, documents, damaged, faults = [], [], 0, 0
+    lines, documents, damaged, faults, log_faults = [], [], 0, 0, 0
     number, kept = str(int(time.time() * 1000)), []
     for cluster_id in repository.clusters():
         share, began_at = options.sample / 100, int(time.time())
@@ -77,6 +77,14 @@ def check(options: Namespace, output: Output) -> int:
         damaged += len(found.damaged_backups)
         faults += len(found.faults)
         lines.append(screens.checked(cluster_id, found))
+        log = repository.log(cluster_id)
+        log_bytes, broken = log.check(share)
+        if log.listing.units:
+            lines.append(
+                f"  log: {len(log.listing.units)} units, {screens.size(log_bytes)} read, {len(broken)} damaged"
+            )
+            lines += [f"  ! {error.message}" for error in broken]
+        log_faults += len(broken)
         documents.append(
             {
                 "ClusterId": cluster_id,
@@ -89,6 +97,8 @@ def check(options: Namespace, output: Output) -> int:
                     {"Name": fault.name, "Reason": fault.reason, "Backups": list(fault.backup_ids)}
                     for fault in found.faults
                 ],
+                "LogBytesRead": log_bytes,
+                "LogFaults": [str(error.fields["name"]) for error in broken],
             }
         )
     if not options.repo:
@@ -96,6 +106,8 @@ def check(options: Namespace, output: Output) -> int:
     output.result("\n".join(lines) or "The repository is empty.", {"Clusters": documents})
     if damaged:
         raise errors.Damaged(name=f"{damaged} of the backups", reason="the list of faults says what of")
+    if log_faults:
+        raise errors.Damaged(name="the log", reason=f"{log_faults} of its units: moments that need them are lost")
     if faults:
         output.warn("something that no backup needs is damaged")
     return DONE_WITH_WARNINGS if faults else 0

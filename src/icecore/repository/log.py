@@ -16,6 +16,7 @@ lease of its own and needs none of the block writer's; collection does not look 
 from __future__ import annotations
 
 import json
+import random
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,21 @@ class Log:
         if name is None:
             raise Damaged(name=f"the history of timeline {timeline}", reason="it is missing")
         return b"".join(self._open(name, self._storage.size_bytes(name))[1])
+
+    def check(self, share: float = 1.0) -> tuple[int, list[Damaged]]:
+        """Read and decode the units, or a share of them drawn anew: bytes read, and what is damaged."""
+        read_bytes, damaged = 0, []
+        for unit in self.listing.units:
+            if random.random() >= share:
+                continue
+            try:
+                length = sum(len(part) for part in self._open(unit.name, unit.size_bytes)[1])
+                if length != unit.end - unit.start:
+                    raise Damaged(name=unit.name, reason="it does not hold what its name says")
+            except Damaged as error:
+                damaged.append(error)
+            read_bytes += unit.size_bytes
+        return read_bytes, damaged
 
     def _open(self, name: str, size_bytes: int) -> tuple[dict[str, Any], Iterator[bytes]]:
         data = get_whole(self._storage, name, size_bytes, MAX_UNIT_BYTES)
