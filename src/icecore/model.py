@@ -47,6 +47,10 @@ class JobKind(StrEnum):
     DELETE_CLUSTER = "delete-cluster"
 
 
+# Takes a manifest away: it runs beside its cluster's one other job, unless that works on this very backup.
+RUNS_BESIDE = JobKind.DELETE_BACKUP
+
+
 class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"

@@ -141,6 +141,31 @@ def test_C3_one_running_job_per_cluster(desk):
     assert jobs.claim(desk.app.catalog, second, "two", ALIVE) is not None
 
 
+def test_C3_a_removal_runs_beside_the_clusters_job_but_not_while_somebody_works_on_that_backup(desk):
+    made, catalog = [desk.create() for _ in range(3)], desk.app.catalog
+    for each in made[:2]:
+        finish(desk, each)
+    running = jobs.claim(catalog, made[2], "one", ALIVE)
+    check = desk.call("CheckBackup", BackupId=made[0])["job_id"]
+    desk.call("DeleteBackup", DBClusterId=desk.cluster_id, BackupId=",".join(made[:2]))
+    removals = {row.backup_id: row.id for row in rows(desk, tables.job) if row.kind == "delete-backup"}
+    # 1 beside the backup, one at a time
+    first = jobs.claim(catalog, removals[made[0]], "two", ALIVE)
+    with pytest.raises(NotYet):
+        jobs.claim(catalog, removals[made[1]], "two", ALIVE)
+    # 2 what works on that very backup waits for its end, also when the cluster is free
+    jobs.finish_backup(catalog, running, facts(desk, made[2]), 0)
+    with pytest.raises(NotYet):
+        jobs.claim(catalog, check, "one", ALIVE)
+    jobs.finish_deletion(catalog, first)
+    # 3 and the other way round
+    assert jobs.claim(catalog, check, "one", ALIVE) is not None
+    with catalog.write() as tx:
+        tx.execute(sa.update(tables.job).where(tables.job.c.id == check).values(backup_id=made[1]))
+    with pytest.raises(NotYet):
+        jobs.claim(catalog, removals[made[1]], "two", ALIVE)
+
+
 def test_C4_a_stale_worker_cannot_finish(desk):
     job_id = desk.create()
     stale = jobs.claim(desk.app.catalog, job_id, "one", ALIVE)

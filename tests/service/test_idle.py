@@ -55,8 +55,9 @@ def test_an_idle_worker_seldom_looks_and_begins_at_once_what_another_process_que
 
     code = (
         "import sys, time; from pathlib import Path; from icecore import config; from icecore.catalog import Catalog\n"
+        "from icecore.model import JobKind\n"
         "catalog = Catalog(config.load(Path(sys.argv[1])))\n"
-        "with catalog.write() as tx: catalog.enqueue(tx, sys.argv[2], 'pc-1')\n"
+        "with catalog.write() as tx: catalog.enqueue(tx, sys.argv[2], JobKind.BACKUP, 'pc-1')\n"
         "print(time.time())"
     )
     for job_id in ("101", "102"):

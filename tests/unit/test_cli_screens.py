@@ -14,6 +14,7 @@ import pytest
 
 from icecore.api import contract
 from icecore.cli import arguments, screens
+from icecore.repository import Collected
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors" / "cli"
 NOW = 1_795_500_000  # 2026-11-24 06:00:00 UTC
@@ -268,6 +269,12 @@ def test_one_backup() -> None:
 def test_evidence() -> None:
     shown = parsed("DescribeBackupEvidence", EVIDENCE)
     recorded("evidence", screens.evidence(shown["items"]["evidence"][0], NOW))  # type: ignore[index]
+
+
+def test_collection() -> None:
+    done = Collected(3_221_225_472, 97, 41_943_040, dry_run=False, packs_repacked=3, moved_bytes=20_971_520)
+    said = Collected(33_554_432, 2, 0, dry_run=True)
+    recorded("repo-collect", screens.collected("pc-icek3l5", done) + "\n" + screens.collected("pc-icez9", said))
 
 
 def test_jobs() -> None:

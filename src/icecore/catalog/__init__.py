@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from icecore.catalog import database, tables
 from icecore.config import Config
+from icecore.model import RUNS_BESIDE, JobKind
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
@@ -81,7 +82,7 @@ class Catalog:
         # a client only: a process that enqueues must never become an executor by accident
         return DBOSClient(system_database_url=self.config.catalog_url, system_database_engine=self._durable, lazy=True)
 
-    def enqueue(self, tx: sa.Connection, job_id: str, cluster_id: str, *, again: bool = False) -> None:
+    def enqueue(self, tx: sa.Connection, job_id: str, kind: JobKind, cluster_id: str, *, again: bool = False) -> None:
         """Queue the job inside the caller's transaction: they commit together or not at all.
 
         ``again``: the job was dequeued before and goes back; its first workflow counts as done.
@@ -91,7 +92,8 @@ class Catalog:
             "queue_name": QUEUE,
             "workflow_id": f"job-{job_id}" + (f"-{secrets.token_hex(4)}" if again else ""),
             "app_version": JOB_VERSION,
-            "queue_partition_key": cluster_id,
+            # one at a time of each: what must not run side by side waits here, not in a worker's slot
+            "queue_partition_key": cluster_id + ("/removals" if kind is RUNS_BESIDE else ""),
         }
         self._queue.enqueue_in_transaction(tx, options, job_id)  # type: ignore[arg-type]
 
@@ -99,6 +101,10 @@ class Catalog:
         with self.write() as tx:
             tx.execute(sa.delete(tables.meta).where(tables.meta.c.name == name))
             tx.execute(sa.insert(tables.meta).values(name=name, value="yes"))
+
+    def unmark(self, name: str) -> None:
+        with self.write() as tx:
+            tx.execute(sa.delete(tables.meta).where(tables.meta.c.name == name))
 
     def marked(self, name: str) -> bool:
         with self.read() as tx:

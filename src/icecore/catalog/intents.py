@@ -275,7 +275,7 @@ def queue_job(catalog: Catalog, tx: sa.Connection, job_id: str, kind: JobKind, c
             queued_at=now(),
         )
     )
-    catalog.enqueue(tx, job_id, cluster_id)
+    catalog.enqueue(tx, job_id, kind, cluster_id)
 
 
 def refuse_clone(cluster: sa.Row[Any]) -> None:

@@ -14,6 +14,7 @@ from icecore.binding import Part
 from icecore.catalog import Catalog, raise_last_id, tables
 from icecore.catalog.intents import end_job, now
 from icecore.model import (
+    RUNS_BESIDE,
     BackupFacts,
     BackupMode,
     BackupStatus,
@@ -57,6 +58,8 @@ def claim(catalog: Catalog, job_id: str, executor_id: str, alive: Callable[[str]
             return None
         if row.state == JobState.RUNNING and row.executor_id and alive(row.executor_id):
             raise NotYet
+        if row.backup_id and _in_the_way(tx, row):
+            raise NotYet
         try:
             tx.execute(
                 sa.update(tables.job)
@@ -72,7 +75,7 @@ def claim(catalog: Catalog, job_id: str, executor_id: str, alive: Callable[[str]
                     spent="{}",
                 )
             )
-        except sa.exc.IntegrityError as error:  # C3: the partial unique index
+        except sa.exc.IntegrityError as error:  # C3: the partial unique indexes
             raise NotYet from error
         if row.kind == JobKind.BACKUP:
             tx.execute(
@@ -120,7 +123,7 @@ def hand_over(catalog: Catalog, held: Claim) -> None:
             sa.update(tables.job).where(tables.job.c.id == held.job_id, _still_held(held)).values(executor_id="")
         )
         if changed.rowcount == 1:
-            catalog.enqueue(tx, held.job_id, held.cluster_id, again=True)
+            catalog.enqueue(tx, held.job_id, held.kind, held.cluster_id, again=True)
 
 
 def require_held(catalog: Catalog, held: Claim) -> None:
@@ -156,7 +159,7 @@ def put_back(catalog: Catalog, job_id: str) -> None:
     with catalog.write() as tx:
         row = tx.execute(sa.select(tables.job).where(tables.job.c.id == job_id)).first()
         if row is not None and row.state in (JobState.QUEUED, JobState.RUNNING):
-            catalog.enqueue(tx, job_id, row.cluster_id, again=True)
+            catalog.enqueue(tx, job_id, JobKind(row.kind), row.cluster_id, again=True)
 
 
 def fail(catalog: Catalog, held: Claim, error: errors.IcecoreError) -> None:
@@ -277,6 +280,15 @@ def facts_columns(facts: BackupFacts) -> dict[str, Any]:
             }
         ),
     }
+
+
+def _in_the_way(tx: sa.Connection, row: sa.Row[Any]) -> bool:
+    """Nobody works on a backup while it is removed, whichever came first."""
+    job = tables.job.c
+    others = sa.select(job.id).where(job.backup_id == row.backup_id, job.state == JobState.RUNNING, job.id != row.id)
+    if row.kind != RUNS_BESIDE:
+        others = others.where(job.kind == RUNS_BESIDE)
+    return tx.execute(others.limit(1)).first() is not None
 
 
 def _still_held(held: Claim) -> sa.ColumnElement[bool]:

@@ -147,8 +147,19 @@ job = sa.Table(
     sa.Column("error_code", sa.Text, nullable=False, server_default=""),
     sa.Column("error_message", sa.Text, nullable=False, server_default=""),
     sa.Column("error_hint", sa.Text, nullable=False, server_default=""),
-    # C3: one running job per cluster, so one running backup, and no removal beside it
-    sa.Index("one_running_per_cluster", "cluster_id", unique=True, sqlite_where=sa.text("state = 'running'")),
+    # C3: one running job per cluster, so one running backup; beside it one removal of a backup's manifest
+    sa.Index(
+        "one_running_per_cluster",
+        "cluster_id",
+        unique=True,
+        sqlite_where=sa.text("state = 'running' AND kind <> 'delete-backup'"),
+    ),
+    sa.Index(
+        "one_removal_per_cluster",
+        "cluster_id",
+        unique=True,
+        sqlite_where=sa.text("state = 'running' AND kind = 'delete-backup'"),
+    ),
     # one index for each way to filter the list, in its order: no page reads more rows than it shows
     *(
         sa.Index("_".join(("jobs_by", *filters, "queue")), *filters, "queued_at", "id")

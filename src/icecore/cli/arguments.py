@@ -414,7 +414,7 @@ def _access(g: Grammar) -> None:
     p = g.command("revoke", "access:revoke", "Disable an access key for good", within=verbs)
     p.add_argument("key", metavar="KEY", help="its id")
 
-    verbs = g.group("repo", "The repository: list, stat, check, key export, key passphrase")
+    verbs = g.group("repo", "The repository: list, stat, check, collect, key export, key passphrase")
     for name, run, summary in (
         ("list", "repository:list_", "List the backups that the repository itself holds (no catalog needed)"),
         ("stat", "repository:stat", "How much is stored, for how much data"),
@@ -436,6 +436,15 @@ def _access(g: Grammar) -> None:
         metavar="PERCENT",
         help="of the packs, drawn anew each time (default: 100)",
     )
+    p = g.command(
+        "collect",
+        "repository:collect",
+        "Give back the space of what no backup uses; deletions do it by themselves",
+        "icecore repo collect --dry-run\nicecore repo collect --repo /mnt/copy --key-file icecore.key",
+        verbs,
+    )
+    _repository(p)
+    p.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
     p = g.command(
         "key",
         "repository:key",

@@ -120,6 +120,34 @@ def _show_in_catalog(options: Namespace, kept: list[Evidence]) -> None:
             calls.app.take_back(kept)
 
 
+def collect(options: Namespace, output: Output) -> int:
+    """A cluster that somebody works on is left out: exit 3."""
+    repository, _ = opened(options, output)
+    lines, documents, busy = [], [], []
+    for cluster_id in repository.clusters():
+        try:
+            done = repository.collect(cluster_id, dry_run=options.dry_run)
+        except errors.LeaseHeld:
+            busy.append(cluster_id)
+            continue
+        lines.append(screens.collected(cluster_id, done))
+        documents.append(
+            {
+                "ClusterId": cluster_id,
+                "BytesRemoved": done.bytes_freed,
+                "BytesMoved": done.moved_bytes,
+                "ObjectsRemoved": done.objects_removed,
+                "PacksRepacked": done.packs_repacked,
+                "UnusedBytesKept": done.dead_bytes_kept,
+            }
+        )
+    answer = {"DryRun": options.dry_run, "Clusters": documents, "Busy": busy}
+    output.result("\n".join(lines) or "Nothing to collect.", answer)
+    if busy:
+        output.warn(f"left out, since a backup or a collection has them: {', '.join(busy)}")
+    return DONE_WITH_WARNINGS if busy else 0
+
+
 def stat(options: Namespace, output: Output) -> None:
     if not options.repo:
         with Calls(options.home) as calls:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from icecore.repository import Checked
+    from icecore.repository import Checked, Collected
 
 Result = Mapping[str, Any]
 
@@ -406,6 +406,17 @@ def checked(cluster_id: str, found: Checked) -> str:
         needed = f"needed by {', '.join(fault.backup_ids)}" if fault.backup_ids else "no backup needs it"
         lines.append(f"  {fault.name}: {fault.reason} ({needed})")
     return "\n".join(lines)
+
+
+def collected(cluster_id: str, done: Collected) -> str:
+    """One line for a cluster."""
+    what, removed = ("would free", "to remove") if done.dry_run else ("freed", "removed")
+    parts = [f"{what} {size(max(done.bytes_freed - done.moved_bytes, 0))}", f"{done.objects_removed} objects {removed}"]
+    if done.packs_repacked:
+        parts.append(f"{done.packs_repacked} of them nearly empty packs, {size(done.moved_bytes)} moved to new ones")
+    if done.dead_bytes_kept:
+        parts.append(f"{size(done.dead_bytes_kept)} unused stays in packs that are used")
+    return f"{cluster_id}  {'; '.join(parts)}"
 
 
 def repository(result: Result) -> str:

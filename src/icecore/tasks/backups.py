@@ -76,10 +76,17 @@ class BackupTask(OneJob):
             repository.collect(self.held.cluster_id)
 
     def tidy(self) -> None:
-        """A run that was killed may have left packs that no index names."""
-        if self.held.epoch > 1:
-            with best_effort("collecting what earlier runs left"):
-                parts.open_repository(self.config).collect(self.held.cluster_id)
+        """A run that was killed may have left packs that no index names; what was deleted while this one ran could
+        not be collected then."""
+        owed = _owed(self.held.cluster_id)
+        if self.held.epoch > 1 or self.catalog.marked(owed):
+            with best_effort("collecting what earlier runs and deletions left"):
+                self.catalog.unmark(owed)  # first: a deletion from here on marks it again
+                try:
+                    parts.open_repository(self.config).collect(self.held.cluster_id)
+                except errors.IcecoreError:
+                    self.catalog.mark(owed)
+                    raise
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:
@@ -100,6 +107,14 @@ class DeleteBackupTask(OneJob):
         self.watch.step("manifest-removed")
         with best_effort("letting its image go"):
             pinned.let_go_of(self.config, self.catalog, self.held.cluster_id, self.held.backup_id)
-        with best_effort("giving space back"):  # the next collection does it; the backup is gone all the same
+        # The backup is gone, whatever follows. Whoever holds the cluster by now looks for this mark when done
+        self.catalog.mark(_owed(self.held.cluster_id))
+        with best_effort("giving space back"), contextlib.suppress(errors.LeaseHeld):
             repository.collect(self.held.cluster_id)
+            self.catalog.unmark(_owed(self.held.cluster_id))
         return lambda: jobs.finish_deletion(self.catalog, self.held)
+
+
+def _owed(cluster_id: str) -> str:
+    """The catalog's mark that something was deleted which was not collected yet."""
+    return f"owed-collection-{cluster_id}"
