@@ -107,6 +107,8 @@ class RepositoryAgainstOracle(RuleBasedStateMachine):
 
     @rule(hidden=st.sampled_from(HIDDEN))
     def collect_by_a_short_listing(self, hidden: str) -> None:
+        if hidden == "/condemned/" and self.sleepers:
+            return  # a listing that lies and a collection that sleeps are two faults at once
         with suppress(Damaged, LeaseHeld):
             self.repo(hidden=lambda name: hidden in name).collect(CLUSTER)
 

@@ -253,9 +253,8 @@ def execute(
     # 5 packs that only such an index named
     remove(sorted((plan.dead & still_named) | moved))
     # 6 all that was condemned is gone
-    for _, found in below(storage, layout.condemned):
-        if found.name.startswith(f"{layout.condemned}{epoch.epoch:020d}-"):
-            storage.delete(found.name)
+    for name in epoch.lists:
+        storage.delete(name)
     return going, gone
 
 

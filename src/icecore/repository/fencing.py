@@ -37,6 +37,7 @@ class Epoch:
     def __init__(self, storage: Storage, layout: ClusterLayout, lease: Lease, epoch: int) -> None:
         """``epoch`` 0: none could be written down (a full storage), the storage's lease is all there is."""
         self._storage, self._layout, self._lease, self.epoch = storage, layout, lease, epoch
+        self.lists: list[str] = []  # names of what this holder has condemned
 
     def confirm(self) -> None:
         """Raise ``LeaseHeld`` if somebody has taken the cluster since."""
@@ -139,10 +140,10 @@ def condemn(storage: Storage, layout: ClusterLayout, epoch: Epoch, packs: Iterab
     somebody has taken the cluster since: then nothing may be."""
     lines = "".join(f"{name.rpartition('/')[2]}\n" for name in sorted(packs)).encode()
     if lines and epoch.epoch:
-        number = sum(1 for _ in below(storage, layout.condemned))
-        name = f"{layout.condemned}{epoch.epoch:020d}-{number}"
+        name = f"{layout.condemned}{epoch.epoch:020d}-{len(epoch.lists)}"
         try:
             storage.put(name, [lines, blake3(lines).hexdigest().encode()])
+            epoch.lists.append(name)
         except StorageFull:
             epoch.epoch = 0  # no room to say so: the storage's lease is all there is
     epoch.confirm()

@@ -95,7 +95,7 @@ def needed_rows(
     usage = Usage.of(blocks, marks)
     read_bytes = 0
     for group in groups:
-        group.sort(key=lambda row: (-int(usage.needed[places[row].pack]), places[row].pack))
+        group.sort(key=lambda row: (-int(usage.needed[places[row].pack]), blocks.packs[places[row].pack].pack_id))
         for row in group:
             place = places[row]
             read_bytes += place.stored
