@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from restless_storage import Program, Sleeper
 from small_repository import CLUSTER, KEY, back_up, content, everything, lasting, made
 
 from icecore.errors import Damaged, LeaseHeld, ObjectExists, Refused, StorageFull
@@ -132,6 +133,39 @@ def test_R6_a_list_of_condemned_packs_that_cannot_be_read_stops_adoption_and_col
     with repo.writer(CLUSTER) as writer:
         writer.add_block(LEFT["left"][:4096])
         assert writer.adopted_blocks == 0
+
+
+def test_an_index_of_packs_that_are_gone_is_no_damage_where_other_copies_are() -> None:
+    """A writer slept before its index, and its packs were collected meanwhile."""
+    storage = MemoryStorage()
+    repo = made(storage)
+    back_up(repo, "1", LEFT)
+    late = {name: storage.objects.pop(name) for name in list(storage.objects) if "/indexes/" in name}
+    gone = packs(storage)
+    back_up(repo, "2", LEFT)
+    repo.delete_backup(CLUSTER, "1")
+    for name in gone:
+        del storage.objects[name]
+    storage.objects |= late
+    assert repo.check(CLUSTER).faults == () and everything(repo) == {"2": LEFT}
+    del storage.objects[packs(storage).pop()]
+    assert repo.check(CLUSTER).damaged_backups == ["2"]
+
+
+def test_R4_a_writer_that_slept_before_its_manifest_does_not_bring_a_deleted_backup_back() -> None:
+    counted = Program(MemoryStorage())
+    back_up(made(counted), "1", LEFT)
+    world = MemoryStorage()
+    made(world)
+    last = counted.calls - 3 + 4  # made in three calls there, opened in four here
+    sleeper = Sleeper(Program(world, sleep_at=last), lambda program: back_up(Repository.open(program, KEY), "1", LEFT))
+    assert sleeper.sleeping and f"{LAYOUT.history}1.made" in world.objects and LAYOUT.manifest("1") not in world.objects
+    repo = Repository.open(Program(world), KEY)
+    back_up(repo, "1", LEFT)  # the job went on elsewhere
+    repo.delete_backup(CLUSTER, "1")
+    sleeper.end()
+    assert isinstance(sleeper.error, ObjectExists)
+    assert list(repo.backups(CLUSTER)) == []
 
 
 def test_R4_a_deleted_number_makes_no_backup_any_more() -> None:

@@ -74,13 +74,14 @@ def check(
     faults += [Fault(str(e.fields["name"]), str(e.fields["reason"]), ()) for e in damaged_indexes]
 
     # 2 each backup's manifest, its file table, and that each of its blocks has a place
+    absent = np.array([pack.pack_id.hex() not in sizes for pack in blocks.packs], np.bool_)
     uses: dict[str, NDArray[np.bool_]] = {}  # by the packs' numbers: which of them it needs
     looked_at: list[str] = []
     for backup_id in backup_ids:
         if only and backup_id != only:
             continue
         try:
-            uses[backup_id], missing = _packs_of(open_reader(backup_id, blocks), blocks)
+            uses[backup_id], missing = _packs_of(open_reader(backup_id, blocks), blocks, absent)
             looked_at.append(backup_id)
             if missing:
                 reason = f"{missing} of its blocks are in no pack that an index names"
@@ -129,12 +130,20 @@ def check(
     return Checked(len(uses), len(chosen), read_bytes, len(sizes), left, tuple(looked_at))
 
 
-def _packs_of(reader: Reader, blocks: BlockTable) -> tuple[NDArray[np.bool_], int]:
-    """Which packs a backup needs, and how many of its blocks are in none. Reads its file table."""
+def _packs_of(reader: Reader, blocks: BlockTable, absent: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
+    """Which packs a backup needs, and how many of its blocks are in none. Reads its file table.
+
+    An ``absent`` pack is needed for a block of which no copy lies elsewhere. An index may name packs that are gone: a
+    program that slept while its cluster was collected wrote it."""
     marks = np.zeros(len(blocks), np.bool_)
     missing = sum(blocks.mark(ids, marks) for ids in reader.id_runs())
     for _ in reader.files():
         pass  # decodes every section
+    if absent.any():
+        for group in blocks.twins(marks):
+            gone = absent[blocks.packs_of(np.array(group))]
+            if not gone.all():
+                marks[np.array(group)[gone]] = False
     return blocks.packs_marked(marks), missing
 
 
