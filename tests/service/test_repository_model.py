@@ -240,7 +240,7 @@ class RepositoryAgainstOracle(RuleBasedStateMachine):
         assert len(marks) <= 2
 
 
-EXAMPLES = int(os.environ.get("ICECORE_EXAMPLES", "50"))  # `make soak` asks for more
+EXAMPLES = int(os.environ.get("ICECORE_EXAMPLES", "30"))  # `make soak` asks for more
 
 
 class TestRepositoryAgainstOracle_R2_R4_R6(RepositoryAgainstOracle.TestCase):  # type: ignore[name-defined,misc]
