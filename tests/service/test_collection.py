@@ -11,7 +11,7 @@ from small_repository import CLUSTER, KEY, back_up, content, everything, lasting
 
 from icecore.errors import Damaged, LeaseHeld, ObjectExists, Refused, StorageFull
 from icecore.repository import Repository
-from icecore.repository.fencing import take
+from icecore.repository.fencing import condemn, take
 from icecore.repository.layout import ClusterLayout
 from icecore.storage import Buffer
 from icecore.storage.memory import MemoryStorage
@@ -122,6 +122,23 @@ def test_R6_a_cut_manifest_of_a_tombstones_size_is_damage_and_no_deletion() -> N
         with pytest.raises(Damaged, match=name):
             call()
     assert lasting(storage.objects) == before
+
+
+def test_R6_what_a_list_condemned_too_late_is_moved_and_the_list_goes() -> None:
+    """A collection slept before its list; the packs on it were adopted meanwhile, and it saw that it was overtaken."""
+    storage = MemoryStorage()
+    repo = made(storage)
+    back_up(repo, "1", LEFT)
+    with take(storage, LAYOUT) as stale:
+        storage.usurp(LAYOUT.lease)
+        back_up(repo, "2", LEFT)
+        with pytest.raises(LeaseHeld):
+            condemn(storage, LAYOUT, stale, packs(storage))
+    before = packs(storage)
+    done = repo.collect(CLUSTER)
+    assert done.packs_repacked == len(before) and not before & packs(storage)
+    assert everything(repo) == {"1": LEFT, "2": LEFT}
+    assert not [name for name in storage.objects if "/condemned/" in name]
 
 
 def test_R6_a_list_of_condemned_packs_that_cannot_be_read_stops_adoption_and_collection() -> None:

@@ -87,7 +87,7 @@ def collect(
 ) -> Collected:
     """Under the cluster's ``lease``; an ``Epoch`` unless it is a dry run. ``limit_bytes``: of used blocks to move.
     ``Damaged`` if any listing cannot be believed: then nothing was removed."""
-    # 1 what is there; a condemned pack may go at any moment, so nothing may be found in it
+    # 1 what is there; a condemned pack may go at any moment, so what is used of it must lie elsewhere
     condemned = condemned_packs(storage, layout)
     doomed = {layout.packs + pack for packs in condemned.values() for pack in packs}
     packs = {found.name: found.size_bytes for _, found in below(storage, layout.packs)}
@@ -98,7 +98,7 @@ def collect(
         for name, tables in indexes(storage, keyring, layout):
             contents[name] = [layout.pack(table.pack_id) for table in tables]
             for table in tables:
-                if layout.pack(table.pack_id) in packs and layout.pack(table.pack_id) not in doomed:
+                if layout.pack(table.pack_id) in packs:
                     yield table
 
     blocks = BlockTable(present())
@@ -106,14 +106,16 @@ def collect(
     marks = _agreed(storage, layout, blocks, open_reader, anything_stored=bool(packs), dry_run=dry_run)
     # 3 what follows from it
     source = BlockSource(storage, keyring, codec, layout)
-    needed = needed_rows(blocks, marks, source, storage, keyring, layout)
-    plan = make_plan(layout, packs, contents, blocks, needed, limit_bytes)
+    leaving = [number for number, pack in enumerate(blocks.packs) if layout.pack(pack.pack_id) in doomed]
+    needed = needed_rows(blocks, marks, leaving, source, storage, keyring, layout)
+    plan = make_plan(layout, packs, contents, blocks, needed, leaving, limit_bytes)
     going, old = plan.going(), list(plan.old_indexes(plan.going()))
     if not dry_run:
         assert isinstance(lease, Epoch)
         going, old = execute(plan, storage, keyring, codec, layout, lease)
-        for name in condemned:  # all that these lists name is gone
-            storage.delete(name)
+        for name, some in condemned.items():
+            if all(layout.packs + pack in going or layout.packs + pack not in packs for pack in some):
+                storage.delete(name)  # all that it names is gone
     return Collected(
         bytes_freed=sum(packs[name] for name in going) + sum(index_sizes.get(name, 0) for name in old),
         objects_removed=len(going) + len(old),
@@ -191,6 +193,7 @@ def make_plan(
     contents: dict[str, list[str]],
     blocks: BlockTable,
     needed: NDArray[np.bool_],
+    leaving: list[int],
     limit_bytes: int,
 ) -> Plan:
     """Pure: from what is there and what is needed to what goes."""
@@ -200,6 +203,8 @@ def make_plan(
     plan = Plan(packs, contents, {name for name in packs if name not in used})
     # 2 so do those of which little is used, once that lies elsewhere
     repacked = victims(usage, limit_bytes)
+    #   and condemned ones of which something is needed: their list came too late to be acted on
+    repacked += [number for number in leaving if usage.needed[number] and number not in repacked]
     for number in repacked:
         rows = blocks.rows_in(number)
         positions = set(np.flatnonzero(needed[rows.start : rows.stop]).tolist())

@@ -70,13 +70,14 @@ def victims(usage: Usage, limit_bytes: int) -> list[int]:
 def needed_rows(
     blocks: BlockTable,
     marks: NDArray[np.bool_],
+    leaving: list[int],
     source: BlockSource,
     storage: Storage,
     keyring: Keyring,
     layout: ClusterLayout,
 ) -> NDArray[np.bool_]:
-    """Of the used rows one for each block: of a block that lies in several packs a copy that decodes, in the pack
-    of which most is used. Where none does, or it was too much to read, all copies stay."""
+    """Of the used rows one for each block: of a block that lies in several packs a copy that decodes, rather not in
+    one that is ``leaving``, in the pack of which most is used. Where none does, or it was too much to read, all stay."""
     needed = marks.copy()
     groups = list(blocks.twins(marks))
     if not groups:
@@ -95,7 +96,13 @@ def needed_rows(
     usage = Usage.of(blocks, marks)
     read_bytes = 0
     for group in groups:
-        group.sort(key=lambda row: (-int(usage.needed[places[row].pack]), blocks.packs[places[row].pack].pack_id))
+        group.sort(
+            key=lambda row: (
+                places[row].pack in leaving,
+                -int(usage.needed[places[row].pack]),
+                blocks.packs[places[row].pack].pack_id,
+            )
+        )
         for row in group:
             place = places[row]
             read_bytes += place.stored
