@@ -77,7 +77,7 @@ def needed_rows(
     layout: ClusterLayout,
 ) -> NDArray[np.bool_]:
     """Of the used rows one for each block: of a block that lies in several packs a copy that decodes, rather not in
-    one that is ``leaving``, in the pack of which most is used. Where none does, or it was too much to read, all stay."""
+    one that is ``leaving``, in the pack of which most is used. Where none does, or it is too much to read, all stay."""
     needed = marks.copy()
     groups = list(blocks.twins(marks))
     if not groups:
