@@ -19,6 +19,7 @@ from icecore.recovery import Choice, Logs, Window
 from icecore.repository import Log, Repository
 
 SPARE_BYTES = 64 << 20
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,30 @@ def plan(
 
     Errors: MomentNotRestorable, BackupNotFound, Damaged.
     """
+    # What is merged while it is looked at is looked for again
+    for attempt in range(ATTEMPTS):
+        log = repository.log(cluster_id)
+        try:
+            return _plan(repository, log, cluster_id, engine, moment_us, position, timeline)
+        except errors.Damaged:
+            if attempt + 1 == ATTEMPTS or repository.log(cluster_id).listing.units == log.listing.units:
+                raise
+    raise AssertionError
+
+
+def _plan(
+    repository: Repository,
+    log: Log,
+    cluster_id: str,
+    engine: RestoreEngine,
+    moment_us: int,
+    position: int,
+    timeline: int,
+) -> MomentPlan:
     # What there is
     backups = {each.backup_id: each for each in repository.backups(cluster_id, damaged=[])}
     if not backups:
         raise errors.BackupNotFound()
-    log = repository.log(cluster_id)
     logs, bases = logs_of(log, engine), bases_of(list(backups.values()), engine)
 
     # Which backup, along which timelines; refused with the nearest moments (P2)

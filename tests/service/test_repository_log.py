@@ -154,6 +154,16 @@ def test_merged_units_say_the_same_and_a_crash_in_between_loses_nothing() -> Non
         pytest.fail("it never ran to its end")
 
 
+def test_what_is_merged_while_it_is_read_is_found_again() -> None:
+    repo = filled(MemoryStorage())
+    log = repo.log(CLUSTER)
+    reading = log.read(1, BASE, BASE + len(LOG))
+    begun = next(reading)
+    with repo.log_writer(CLUSTER) as writer:
+        writer.merge(repo.log(CLUSTER).listing.units)
+    assert begun + b"".join(reading) == LOG
+
+
 def test_collection_and_deletion_leave_the_log_alone(tmp_path: Path) -> None:
     repo = filled(LocalStorage(tmp_path / "repo"))
     back_up(repo, "1", {"a": b"x" * 10_000})

@@ -112,7 +112,22 @@ class Log:
         return self._open(unit.name, unit.size_bytes)[0]
 
     def read(self, timeline: int, start: int, end: int) -> Iterator[bytes]:
-        """The log from ``start`` up to the byte before ``end``, in pieces of at most 1 MiB."""
+        """The log from ``start`` up to the byte before ``end``, in pieces of at most 1 MiB. Units that were merged
+        since they were listed are looked for again."""
+        at = start
+        while at < end:
+            before = at
+            try:
+                for piece in self._read(timeline, at, end):
+                    yield piece
+                    at += len(piece)
+            except Damaged:
+                units = self.listing.units
+                self._listing = None
+                if at == before and self.listing.units == units:
+                    raise
+
+    def _read(self, timeline: int, start: int, end: int) -> Iterator[bytes]:
         for unit, first, behind in cover(self.listing.units, timeline, start, end):
             _, parts = self._open(unit.name, unit.size_bytes)
             at = unit.start
