@@ -109,6 +109,7 @@ class RepositoryAgainstOracle(RuleBasedStateMachine):
     def collect_by_a_short_listing(self, hidden: str) -> None:
         if hidden == "/condemned/" and self.sleepers:
             return  # a listing that lies and a collection that sleeps are two faults at once
+        self.slept = True  # an index that it did not see stays, also of packs that nobody uses and that go
         with suppress(Damaged, LeaseHeld):
             self.repo(hidden=lambda name: hidden in name).collect(CLUSTER)
 
