@@ -141,6 +141,23 @@ def test_R6_what_a_list_condemned_too_late_is_moved_and_the_list_goes() -> None:
     assert not [name for name in storage.objects if "/condemned/" in name]
 
 
+def test_R6_a_collection_that_slept_before_any_of_its_calls_costs_a_younger_backup_nothing() -> None:
+    slept = True
+    at = 5  # after opening
+    while slept:
+        world = MemoryStorage()
+        nearly_empty(world)
+        sleeper = Sleeper(Program(world, sleep_at=at), lambda p: Repository.open(p, KEY).collect(CLUSTER))
+        slept = sleeper.sleeping
+        repo = Repository.open(Program(world), KEY)
+        back_up(repo, "3", LEFT | MOST)  # of which all lies in the pack that goes
+        sleeper.end()
+        assert everything(repo) == {"2": LEFT, "3": LEFT | MOST}, at
+        assert repo.check(CLUSTER).faults == (), at
+        at += 1
+    assert at > 40
+
+
 def test_R6_a_list_of_condemned_packs_that_cannot_be_read_stops_adoption_and_collection() -> None:
     storage = MemoryStorage()
     repo = nearly_empty(storage)
