@@ -21,10 +21,10 @@ from station import Station, until
 from world import Ledger, PostgresWorld, fingerprint, sql
 
 BACKUP_STEPS = [
-    "probed", "leased", "started", "copying", "copying:200", "copied", "closing-copied", "stopped",
+    "probed", "leased", "started", "copying", "copying:10", "copied", "closing-copied", "stopped",
     "session-closed", "blocks-finished", "checked", "committed",
 ]  # fmt: skip
-RESTORE_STEPS = ["directories-made", "laying:100", "files-laid", "files-finished", "restored", "starting",
+RESTORE_STEPS = ["directories-made", "laying:5", "files-laid", "files-finished", "restored", "starting",
                  "server-started"]  # fmt: skip
 SEED = int(os.environ.get("ICECORE_SEED", "20261124"))  # `make soak` gives others
 RANDOM_KILLS = int(os.environ.get("ICECORE_RANDOM_KILLS", "15"))

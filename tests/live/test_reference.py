@@ -182,6 +182,8 @@ def _record_with_worker(
     policy = [("PreferredBackupTime", "16:00Z-17:00Z"), ("PreferredBackupPeriod", "Monday,Wednesday,Friday")]
     record("ModifyBackupPolicy", here, *policy)
     record("ModifyBackupPolicy", here, ("PreferredBackupPeriod", "Monday"), title="Fewer than two days")
+    record("ModifyDrillPolicy", here, ("DrillPeriod", "7"))
+    record("ModifyDrillPolicy", here, ("DrillPeriod", "400"), title="More than a year")
     record("DescribeBackupPolicy", here)
     record("PlanRetention", here)
     record("HoldBackup", here, ("BackupId", backup_id), ("Reason", "audit of 2026"))

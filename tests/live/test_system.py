@@ -372,7 +372,7 @@ def test_offline_restore_needs_the_package_the_repository_and_the_key(place: Pat
     station.home.rename(place / "lost")
     out = place / "out"
     bare = Station.__new__(Station)
-    bare._user = {}
+    bare._icecore, bare._user = station._icecore, {}
     bare.home, bare.log = place / "nothing", place / "bare.log"
     bare.icecore(
         "restore", "--repo", str(repository), "--key-file", str(place / "exported.key"),

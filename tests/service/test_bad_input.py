@@ -17,6 +17,7 @@ GOOD = {
     "creation_option": "CloneFromPolarDB", "start_time": "2026-01-01T00:00Z", "end_time": "2030-01-01T00:00Z",
     "backup_id": "123", "source_resource_id": "pc-none", "job_id": "1", "key_id": "none", "role": "reader",
     "db_cluster_description": "another", "engine": "postgresql", "connection_string": "host=/x",
+    "log_backup": "on", "drill_period": "7",
 }  # fmt: skip
 WRONG = ("", " ", "x" * 5000, "кластер", "pc-\x00", "a\nb", "-1", "0", "99999999999999999999",
          "'; DROP TABLE backup; --", "../../etc/passwd", "%", "_", "<b>", "true", "2026-13-45T99:99Z")  # fmt: skip

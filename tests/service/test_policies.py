@@ -198,7 +198,12 @@ def test_a_held_backup_outlives_its_cluster_and_the_policy_says_which_others_do(
 
 def test_drills_come_when_they_are_due_once_and_not_again_at_once_when_they_fail(desk, clock):
     scheduler, found = Scheduler(desk.app.catalog, threading.Event(), clock), []
-    set_policy(desk, DrillPeriod="7", DataLevel1BackupRetentionPeriod="30")
+    with pytest.raises(errors.Refused, match="no backup policy"):
+        desk.call("ModifyDrillPolicy", DBClusterId=desk.cluster_id, DrillPeriod="7")
+    set_policy(desk, DataLevel1BackupRetentionPeriod="30")
+    desk.call("ModifyDrillPolicy", DBClusterId=desk.cluster_id, DrillPeriod="7")
+    set_policy(desk, DataLevel1BackupRetentionPeriod="29")  # leaves them as they are
+    assert desk.call("DescribeBackupPolicy", DBClusterId=desk.cluster_id)["drill_period"] == "7"
     scheduler.look()  # no backup, no drill
     for _ in range(21):
         clock.now += DAY_S
@@ -216,4 +221,4 @@ def test_drills_come_when_they_are_due_once_and_not_again_at_once_when_they_fail
     assert min(policies.drill_overdue_s(desk.app.catalog, clock.now).values()) > 20 * DAY_S
     for wrong in ("366", "-1", "x"):
         with pytest.raises(errors.InvalidParameter, match="DrillPeriod"):
-            set_policy(desk, DrillPeriod=wrong)
+            desk.call("ModifyDrillPolicy", DBClusterId=desk.cluster_id, DrillPeriod=wrong)

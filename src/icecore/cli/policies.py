@@ -23,8 +23,7 @@ def set_(options: Namespace, output: Output) -> None:
     with Calls(options.home) as calls:
         cluster_id, wanted = names.cluster_id(calls, options.cluster), _wanted(options)
         # What it would remove comes first: a retention that is too short is noticed here, not a day later
-        planned = {name: value for name, value in wanted.items() if name != "drill_period"}
-        plan = calls("PlanRetention", db_cluster_id=cluster_id, **planned)
+        plan = calls("PlanRetention", db_cluster_id=cluster_id, **wanted)
         goes = [each for each in plan.result["items"].get("backup", []) if not each["kept"]]
         if options.dry_run:
             output.result(screens.retention(plan.result), plan.wire)
@@ -33,6 +32,8 @@ def set_(options: Namespace, output: Output) -> None:
             output.say(screens.retention({"items": {"backup": goes}}))
             output.confirm(f"{len(goes)} of the backups will be removed in a day. Go on?")
         calls("ModifyBackupPolicy", db_cluster_id=cluster_id, **wanted)
+        if options.drill:
+            calls("ModifyDrillPolicy", db_cluster_id=cluster_id, drill_period=options.drill.replace("off", "0"))
         answer = calls("DescribeBackupPolicy", db_cluster_id=cluster_id)
         output.result(screens.policy(options.cluster, answer.result), answer.wire)
 
@@ -80,8 +81,6 @@ def _wanted(options: Namespace) -> dict[str, Any]:
         wanted["data_level2_backup_retention_period"] = "-1" if options.keep_long == "forever" else options.keep_long
     if options.long_days:
         wanted["data_level2_backup_period"] = _weekdays(options.long_days)
-    if options.drill:
-        wanted["drill_period"] = "0" if options.drill == "off" else options.drill
     return wanted
 
 

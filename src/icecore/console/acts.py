@@ -119,6 +119,7 @@ ACTS: dict[str, Act] = {
     ),
     "ModifyDBClusterPace": Act("Set the pace", lambda p, a: f"/console/clusters/{p['db_cluster_id']}#pace"),
     "ModifyBackupPolicy": Act("Set this policy", _to_policy),
+    "ModifyDrillPolicy": Act("Set the drills", _to_policy),
     "DeleteBackupPolicy": Act("No more automatic backups", _to_policy),
     "HoldBackup": Act("Hold this backup", lambda p, a: f"/console/backups/{p['backup_id']}"),
     "ReleaseBackup": Act("Release this backup", lambda p, a: f"/console/backups/{p['backup_id']}"),

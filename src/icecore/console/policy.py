@@ -20,7 +20,6 @@ FIELDS = (
     "data_level1_backup_retention_period",
     "data_level2_backup_retention_period",
     "data_level2_backup_period",
-    "drill_period",
 )
 FIRST = {
     "preferred_backup_time": "02:00Z-03:00Z",
@@ -29,7 +28,6 @@ FIRST = {
     "data_level1_backup_retention_period": "7",
     "data_level2_backup_retention_period": "0",
     "data_level2_backup_period": "",
-    "drill_period": "7",
 }
 _DAYS = (WEEKDAYS, WEEKDAYS[:5], ("Monday", "Wednesday", "Friday"), ("Tuesday", "Thursday", "Saturday"))
 _SOME_DAYS = (*_DAYS[1:], ("Wednesday", "Sunday"))
@@ -42,19 +40,18 @@ def shown(visit: Visit, cluster_id: str) -> Found:
     plan: Sequence[Mapping[str, Any]] = ()
     refused = ""
     try:
-        planned = {name: value for name, value in given.items() if name != "drill_period"}
-        plan = visit.doors.read("PlanRetention", db_cluster_id=cluster_id, **planned)["items"]["backup"]
+        plan = visit.doors.read("PlanRetention", db_cluster_id=cluster_id, **given)["items"]["backup"]
     except InvalidParameter as error:
         refused = error.message
     exists = bool(policy["preferred_backup_time"])
     now = {name: policy[name] for name in FIELDS} if exists else FIRST
-    values = now | given
+    values = now | given | {"drill_period": policy["drill_period"]}
     return {
         "policy": policy,
         "exists": exists,
         "values": values,
         "looked": bool(given) and not refused,
-        "changes": {"db_cluster_id": cluster_id} | {name: value for name, value in values.items() if value},
+        "changes": {"db_cluster_id": cluster_id} | {name: values[name] for name in FIELDS if values[name]},
         "refused": refused,
         "plan": plan,
         "goes": sum(not each["kept"] for each in plan),

@@ -10,7 +10,7 @@ from pathlib import Path
 from icecore import backup, errors, parts, pinned
 from icecore.catalog import clusters, jobs, queries
 from icecore.model import BackupMode
-from icecore.tasks.task import Finish, OneJob, best_effort
+from icecore.tasks.task import Finish, OneJob, best_effort, remove_log_of
 
 
 class BackupTask(OneJob):
@@ -107,6 +107,9 @@ class DeleteBackupTask(OneJob):
         self.watch.step("manifest-removed")
         with best_effort("letting its image go"):
             pinned.let_go_of(self.config, self.catalog, self.held.cluster_id, self.held.backup_id)
+        with best_effort("letting its cluster's log go"):
+            if clusters.is_removed(self.catalog, self.held.cluster_id):
+                remove_log_of(repository, self.held.cluster_id, self.watch)
         # The backup is gone, whatever follows. Whoever holds the cluster by now looks for this mark when done
         self.catalog.mark(_owed(self.held.cluster_id))
         with best_effort("giving space back"), contextlib.suppress(errors.LeaseHeld):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import structlog
 
+from icecore import errors
 from icecore.catalog import Catalog
 from icecore.catalog.jobs import Claim
 from icecore.config import Config
+from icecore.repository import Repository
 from icecore.watch import JobWatch
 
 log = structlog.get_logger()
 
 Finish = Callable[[], None]
+LOG_LET_GO_S = 15.0
 
 
 class Task(Protocol):
@@ -42,3 +46,17 @@ def best_effort(doing: str) -> Iterator[None]:
         yield
     except Exception as error:
         log.warning(f"{doing} failed", reason=str(error), kind=type(error).__name__)
+
+
+def remove_log_of(repository: Repository, cluster_id: str, watch: JobWatch) -> None:
+    """The log of a removed cluster goes when its last backup has gone, whichever job comes last."""
+    damaged: list[errors.Damaged] = []
+    deadline = time.monotonic() + LOG_LET_GO_S
+    while not list(repository.backups(cluster_id, damaged=damaged)) and not damaged:
+        try:
+            return repository.delete_log(cluster_id)
+        except errors.LeaseHeld:  # the archiver sees within seconds that the cluster goes
+            if time.monotonic() >= deadline:
+                raise
+            watch.pause(0.5)
+    return None

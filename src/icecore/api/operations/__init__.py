@@ -77,6 +77,7 @@ def table() -> dict[str, Operation]:
         "DescribeBackupEvidence": proofs.describe_backup_evidence,
         "DescribeBackupPolicy": policies.describe_policy,
         "ModifyBackupPolicy": policies.modify_policy,
+        "ModifyDrillPolicy": policies.modify_drills,
         "DeleteBackupPolicy": policies.delete_policy,
         "PlanRetention": policies.plan_retention,
         "HoldBackup": policies.hold_backup,

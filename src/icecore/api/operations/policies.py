@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from icecore import errors
 from icecore.api.contract import Call
 from icecore.api.operations import Context, Result
 from icecore.catalog import intents, policies, queries
@@ -45,6 +46,16 @@ def modify_policy(context: Context, call: Call) -> Result:
     cluster_id = call.params["db_cluster_id"]
     before = policies.of(context.catalog, cluster_id)
     policies.set_(context.catalog, cluster_id, _asked(call, before or FIRST))
+    return {}
+
+
+def modify_drills(context: Context, call: Call) -> Result:
+    cluster_id = call.params["db_cluster_id"]
+    policy = policies.of(context.catalog, cluster_id)
+    if policy is None:
+        raise errors.Refused("the cluster has no backup policy", hint="Set one first: ModifyBackupPolicy.")
+    days = _days(call, "drill_period", call.params["drill_period"], DRILL_DAYS, 0)
+    policies.set_(context.catalog, cluster_id, replace(policy, drill_days=days))
     return {}
 
 
@@ -116,10 +127,7 @@ def _asked(call: Call, policy: Policy) -> Policy:
         retention = replace(retention, long_weekdays=_weekdays(call, *found))
     retention = replace(retention, per_day=schedule.per_day)
     on_deletion = params.get("backup_retention_policy_on_cluster_deletion") or policy.on_deletion
-    drill_days = policy.drill_days
-    if found := given("drill_period"):
-        drill_days = _days(call, *found, DRILL_DAYS, 0)
-    return Policy(schedule, retention, on_deletion, drill_days)
+    return replace(policy, schedule=schedule, retention=retention, on_deletion=on_deletion)
 
 
 def _words(policy: Policy) -> dict[str, Any]:

@@ -159,4 +159,4 @@ def _setters(asked: Asked) -> list[str]:
 
 def _snake(wire_name: str) -> str:
     """The vendor's generator splits a name only where a small letter is followed by a capital."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", wire_name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z0-9])", "_", wire_name).lower()
