@@ -103,7 +103,8 @@ class FileMeta:
 
     ``path`` is relative to the data directory, ``/``-separated, undecodable bytes as surrogate escapes; a
     tablespace's files stand below ``pg_tblspc/<oid>/``, whose own entry is a SYMLINK with the source's
-    ``target``. ``mode`` holds permission bits only.
+    ``target``. ``mode`` holds permission bits only. ``mtime_s`` is told and never relied on: what a file holds is
+    read, or proven by its extents, so no backup waits for the clock's next second.
     """
 
     path: str

@@ -67,8 +67,6 @@ class LocalSession(Guard):
                 page_bytes=source.page_bytes,
                 pages_per_segment=int(source.settings["segment_size"]),
             )
-        # 5. Time stamps of files have a second's grain: no file listed below was changed in the start's own second.
-        time.sleep(1.0 - time.time() % 1.0)
         self._walk = Walk(
             Path(source.data_directory),
             version_directory=source.version_directory,
