@@ -226,18 +226,15 @@ class Copier:
     def _read_some(self, work: list[tuple[SourceFile, int, int, Known | None]]) -> list[_Span | None]:
         """One after the other; None for what vanished."""
         spans: list[_Span | None] = []
-        for file, start, end, older in work:
-            try:
-                spans.append(self._read(file, start, end, older))
-            except SourceVanished:
-                spans.append(None)
+        with self._crew, self._laps.working():
+            for file, start, end, older in work:
+                try:
+                    spans.append(self._read(file, start, end, older))
+                except SourceVanished:
+                    spans.append(None)
         return spans
 
     def _read(self, file: SourceFile, start: int, end: int, known: Known | None) -> _Span:
-        with self._crew, self._laps.working():
-            return self._read_span(file, start, end, known)
-
-    def _read_span(self, file: SourceFile, start: int, end: int, known: Known | None) -> _Span:
         """Blocks from ``start`` up to ``end`` or the file's end."""
         adopted = self._adopt(start, end, known)
         lap(Part.READ)

@@ -79,7 +79,7 @@ class Crew:
     ) -> None:
         with self._changed:
             self._at_work -= 1
-            self._changed.notify_all()
+            self._changed.notify()
 
     def count(self, read_bytes: int) -> None:
         with self._changed:
