@@ -46,7 +46,7 @@ def test_a_cluster_comes_back_as_of_a_moment(
         def shown() -> dict[str, Any]:
             return station.call("DescribeRecoveryWindows", db_cluster_id=cluster)
 
-        until(lambda: bool(shown().get("position")))
+        until(lambda: bool(shown().get("position")), timeout_s=90)
         assert shown()["log_backup"] == "on" and shown()["windows"] == []
         job = station.create(cluster)
         station.wait(job)
@@ -93,16 +93,16 @@ def test_a_cluster_comes_back_as_of_a_moment(
         # Off: the server keeps no log for us any more
         assert server.sql(SLOTS) == [(1,)]
         station.call("ModifyDBClusterLogBackup", db_cluster_id=cluster, log_backup="off")
-        until(lambda: server.sql(SLOTS) == [(0,)], timeout_s=30)
+        until(lambda: server.sql(SLOTS) == [(0,)], timeout_s=90)
         assert shown()["log_backup"] == "off" and shown()["windows"] == [window]
 
         # Removed with its backups, its log goes, too
         held = list((place / "home" / "repository" / "clusters" / cluster / "log").iterdir())
         station.icecore("cluster", "set", "orders", "--log-backup", "on")
-        until(lambda: server.sql(SLOTS) == [(1,)], timeout_s=30)
+        until(lambda: server.sql(SLOTS) == [(1,)], timeout_s=90)
         station.icecore("cluster", "remove", "orders", "--keep", "none", "--yes")
         assert held and not list((place / "home" / "repository" / "clusters" / cluster / "log").iterdir())
-        until(lambda: server.sql(SLOTS) == [(0,)], timeout_s=30)
+        until(lambda: server.sql(SLOTS) == [(0,)], timeout_s=90)
 
 
 def wire_windows(answer: dict[str, Any]) -> list[dict[str, Any]]:
