@@ -101,7 +101,8 @@ def test_a_cluster_comes_back_as_of_a_moment(
         station.icecore("cluster", "set", "orders", "--log-backup", "on")
         until(lambda: server.sql(SLOTS) == [(1,)], timeout_s=90)
         station.icecore("cluster", "remove", "orders", "--keep", "none", "--yes")
-        assert held and not list((place / "home" / "repository" / "clusters" / cluster / "log").iterdir())
+        left = place / "home" / "repository" / "clusters" / cluster / "log"
+        until(lambda: held != [] and list(left.iterdir()) == [], timeout_s=90)
         until(lambda: server.sql(SLOTS) == [(0,)], timeout_s=90)
 
 

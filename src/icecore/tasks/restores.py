@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from icecore import config as home
-from icecore import moments, parts, pinned, restore
+from icecore import errors, moments, parts, pinned, restore
 from icecore.catalog import clusters, intents, jobs, logs
 from icecore.engines import LogEngine, RestoreEngine, RestoreTarget
 from icecore.repository import Reader, Repository
 from icecore.tasks import servers
-from icecore.tasks.task import Finish, OneJob, best_effort, remove_log_of
+from icecore.tasks.task import LOG_LET_GO_S, Finish, OneJob, best_effort, remove_log_of
 
 START_TIMEOUT_S = 24 * 3600.0  # log replay of a large backup takes its time; the job can be cancelled
 
@@ -124,7 +125,15 @@ class DeleteClusterTask(OneJob):
     def _let_log_go(self, cluster: Any) -> None:
         """The server keeps none for us any more; what is here stays only for the backups that stay."""
         engine = parts.engine(self.config, cluster.id, cluster.name, cluster.engine, cluster.dsn)
-        remove_log_of(parts.open_repository(self.config), cluster.id, self.watch)
         if logs.state(self.catalog, cluster.id) is not None and isinstance(engine, LogEngine) and cluster.dsn:
-            engine.forget_log(cluster.id)
+            deadline = time.monotonic() + LOG_LET_GO_S
+            while True:
+                try:
+                    engine.forget_log(cluster.id)
+                    break
+                except errors.EngineFailed:  # still received: the archiver sees within seconds that the cluster goes
+                    if time.monotonic() >= deadline:
+                        raise
+                    self.watch.pause(0.5)
             logs.forgotten(self.catalog, cluster.id)
+        remove_log_of(parts.open_repository(self.config), cluster.id, self.watch)

@@ -228,7 +228,7 @@ def slot_of(cluster_id: str) -> str:
 
 
 def drop_slot(dsn: str, password: str | None, slot: str) -> None:
-    """The server need not keep log for us any more."""
+    """The server need not keep log for us any more. EngineFailed while somebody still receives from it."""
     with connect_sql(dsn, password) as connection:
         query(
             connection,
@@ -237,3 +237,7 @@ def drop_slot(dsn: str, password: str | None, slot: str) -> None:
                WHERE slot_name = %s AND NOT active""",
             (slot,),
         )
+        if query(
+            connection, "looking for our slot", "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (slot,)
+        ):
+            raise EngineFailed(doing="dropping our slot", reason="it is still received from")
