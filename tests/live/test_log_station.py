@@ -106,6 +106,19 @@ def test_a_cluster_comes_back_as_of_a_moment(
         until(lambda: server.sql(SLOTS) == [(0,)], timeout_s=90)
 
 
+def test_the_log_goes_with_its_cluster_also_when_the_server_is_gone(
+    place: Path, server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICECORE_LOG_BACKUP", "on")
+    with Station(place) as station:
+        cluster = station.add(server)
+        left = place / "home" / "repository" / "clusters" / cluster / "log"
+        until(lambda: left.is_dir() and list(left.iterdir()) != [], timeout_s=90)
+        server.stop("immediate")
+        station.icecore("cluster", "remove", "orders", "--keep", "none", "--yes")
+        until(lambda: list(left.iterdir()) == [], timeout_s=90)
+
+
 def wire_windows(answer: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"end_time": _spelled(each["end_time"])} for each in answer["windows"]]
 

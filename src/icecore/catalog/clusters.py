@@ -123,14 +123,6 @@ def one(catalog: Catalog, cluster_id: str, *, also_removed: bool = False) -> sa.
         return live_cluster(tx, cluster_id, also_removed=also_removed)
 
 
-def is_removed(catalog: Catalog, cluster_id: str) -> bool:
-    """Whether it is gone or going. One that never was counts as removed, too."""
-    c = tables.cluster.c
-    with catalog.read() as tx:
-        row = tx.execute(sa.select(c.status, c.deleted_at).where(c.id == cluster_id)).first()
-    return row is None or row.deleted_at is not None or row.status == ClusterStatus.DELETING
-
-
 def named(catalog: Catalog, name_or_id: str) -> sa.Row[Any]:
     """A live cluster by its id or name. Raises ClusterNotFound."""
     with catalog.read() as tx:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from icecore import backup, errors, parts, pinned
 from icecore.catalog import clusters, jobs, queries
-from icecore.model import BackupMode
+from icecore.model import BackupMode, ClusterStatus
 from icecore.tasks.task import Finish, OneJob, best_effort, remove_log_of
 
 
@@ -108,7 +108,8 @@ class DeleteBackupTask(OneJob):
         with best_effort("letting its image go"):
             pinned.let_go_of(self.config, self.catalog, self.held.cluster_id, self.held.backup_id)
         with best_effort("letting its cluster's log go"):
-            if clusters.is_removed(self.catalog, self.held.cluster_id):
+            cluster = clusters.one(self.catalog, self.held.cluster_id, also_removed=True)
+            if cluster.deleted_at is not None or cluster.status == ClusterStatus.DELETING:
                 remove_log_of(repository, self.held.cluster_id, self.watch)
         # The backup is gone, whatever follows. Whoever holds the cluster by now looks for this mark when done
         self.catalog.mark(_owed(self.held.cluster_id))

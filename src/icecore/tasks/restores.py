@@ -117,13 +117,16 @@ class DeleteClusterTask(OneJob):
                 servers.remove_cluster_directory(self.config, cluster.id, self.watch.step)
         with best_effort("letting its images go"):
             pinned.let_go(self.config, self.catalog, cluster.id, unfinished=True)
+        # Apart: a server that cannot be reached any more keeps nothing here
+        with best_effort("dropping the slot of its log backup"):
+            self._drop_slot(cluster)
         with best_effort("letting its log go"):
-            self._let_log_go(cluster)
+            remove_log_of(parts.open_repository(self.config), cluster.id, self.watch)
         home.forget_password(self.config, cluster.id)
         return lambda: jobs.finish_cluster_removal(self.catalog, self.held)
 
-    def _let_log_go(self, cluster: Any) -> None:
-        """The server keeps none for us any more; what is here stays only for the backups that stay."""
+    def _drop_slot(self, cluster: Any) -> None:
+        """The server keeps no log for us any more."""
         engine = parts.engine(self.config, cluster.id, cluster.name, cluster.engine, cluster.dsn)
         if logs.state(self.catalog, cluster.id) is not None and isinstance(engine, LogEngine) and cluster.dsn:
             deadline = time.monotonic() + LOG_LET_GO_S
@@ -136,4 +139,3 @@ class DeleteClusterTask(OneJob):
                         raise
                     self.watch.pause(0.5)
             logs.forgotten(self.catalog, cluster.id)
-        remove_log_of(parts.open_repository(self.config), cluster.id, self.watch)
