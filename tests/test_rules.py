@@ -40,7 +40,7 @@ PROCEDURES = {
 }
 CONTRACTS = {"storage", "engines", "repository"}  # the packages' own names; "storage.local" is not among them
 # the worker and its pieces
-WORK = {"worker", "tasks", "watch", "keeper", "archiver", "pinned", "scheduler", "idle"}
+WORK = {"worker", "tasks", "watch", "keeper", "archiver", "pinned", "scheduler", "idle", "sole"}
 PARTS = {"storage.*", "engines.*", "repository.*"}
 
 # Who may import what of ours, by the first name that fits; `name` means that module alone, `name.*` all below it.

@@ -6,7 +6,6 @@ One archiver a home: whoever holds ``run/archiver``. The repository's own lease 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from icecore.config import Config
 from icecore.engines import LogEngine
 from icecore.model import ClusterStatus
 from icecore.recovery import Window
+from icecore.sole import sole
 
 log = structlog.get_logger()
 
@@ -40,13 +40,7 @@ class Archiver:
 
     def run(self) -> None:
         """Until told to stop; waits while another process of this home is the archiver."""
-        with (self._config.run / "archiver").open("w") as file:
-            while not self._stopping.is_set():
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    self._stopping.wait(LOOK_EVERY_S)
+        with sole(self._config.run / "archiver", self._stopping, LOOK_EVERY_S):
             while not self._stopping.is_set():
                 try:
                     self._look()

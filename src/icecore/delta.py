@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from icecore import errors, restore
+from icecore import directio, errors, restore
 from icecore.copying import Watch
 from icecore.engines import RestoreEngine
-from icecore.laying import BLOCK_ID_BYTES, Layer, RestorePlan, Stretch, make_directory, opened, translated, write_at
+from icecore.laying import BLOCK_ID_BYTES, Layer, RestorePlan, Stretch, make_directory, opened, translated
 from icecore.model import FileKind, Phase
 from icecore.repository import Reader, StoredFile
 
@@ -332,19 +332,14 @@ class _Mender(Layer):
         elif len(block) != min(self._restore.block_bytes, file.meta.size_bytes - at):
             raise errors.Damaged(name=file.meta.path, reason="a block has the wrong length")
         else:
-            write_at(descriptor, block, at)  # zeros, too: something else is there
+            directio.write_at(descriptor, memoryview(block), at)  # zeros, too: something else is there
 
 
 def _read(descriptor: int, into: memoryview, at: int) -> bool:
     """Fill ``into``; what lies beyond the file's end is zero, as it is once the file has its size."""
-    done = 0
     try:
-        while done < len(into):
-            count = os.preadv(descriptor, [into[done:]], at + done)
-            if not count:
-                into[done:] = bytes(len(into) - done)
-                return True
-            done += count
+        done = directio.read_at(descriptor, into, at)
     except OSError:
         return False
+    into[done:] = bytes(len(into) - done)
     return True

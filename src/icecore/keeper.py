@@ -6,7 +6,6 @@ One keeper a home: whoever holds ``run/keeper``. Looks cost a connection each, s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import threading
 import time
@@ -20,6 +19,7 @@ from icecore.catalog import Catalog, clones, clusters
 from icecore.config import Config
 from icecore.engines import Probe
 from icecore.model import ClusterStatus
+from icecore.sole import sole
 from icecore.tasks import servers
 
 log = structlog.get_logger()
@@ -46,13 +46,7 @@ class Keeper:
 
     def run(self) -> None:
         """Look until told to stop; waits while another process of this home is the keeper."""
-        with (self._config.run / "keeper").open("w") as file:
-            while not self._stopping.is_set():
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    self._stopping.wait(LOOK_EVERY_S)
+        with sole(self._config.run / "keeper", self._stopping, LOOK_EVERY_S):
             # Images are guarded by a thread of its own: a look waits for a server, room does not
             guarding = threading.Thread(target=self._guard_images, name="guard-images")
             guarding.start()

@@ -175,7 +175,7 @@ class Layer:
 
     def _put(self, descriptor: int, file: StoredFile, at: int, block: bytes) -> None:
         if self._is_something(file, at, block):
-            write_at(descriptor, block, at)
+            directio.write_at(descriptor, memoryview(block), at)
             lap(Part.WRITE)
 
     def _is_something(self, file: StoredFile, at: int, block: bytes) -> bool:
@@ -196,13 +196,6 @@ def content(file: StoredFile, reader: Reader) -> bytes:
     if len(whole) != file.meta.size_bytes:
         raise errors.Damaged(name=file.meta.path, reason="its blocks do not add up to its size")
     return whole
-
-
-def write_at(descriptor: int, block: bytes, at: int) -> None:
-    view = memoryview(block)
-    while view:
-        written = os.pwrite(descriptor, view, at)
-        view, at = view[written:], at + written
 
 
 class _Run:

@@ -9,8 +9,7 @@ from icecore import errors
 from icecore.cli import names, screens
 from icecore.cli.calls import Calls
 from icecore.cli.output import Output
-
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+from icecore.schedule import WEEKDAYS
 
 
 def show(options: Namespace, output: Output) -> None:
@@ -95,10 +94,10 @@ def _window(start: str) -> str:
 def _weekdays(listed: str) -> str:
     """``Mon,Thu`` or ``all`` -> PolarDB's words."""
     if listed == "all":
-        return ",".join(DAYS)
+        return ",".join(WEEKDAYS)
     chosen = []
     for word in listed.split(","):
-        found = [day for day in DAYS if len(word.strip()) > 1 and day.lower().startswith(word.strip().lower())]
+        found = [day for day in WEEKDAYS if len(word.strip()) > 1 and day.lower().startswith(word.strip().lower())]
         if len(found) != 1:
             raise errors.Usage(reason=f"{word.strip()!r} is no day of the week; such as Mon,Thu or all")
         chosen += found

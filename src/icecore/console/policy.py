@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from icecore.api.operations.policies import FIRST, words
 from icecore.console.visit import Visit
 from icecore.errors import InvalidParameter
 from icecore.schedule import WEEKDAYS
@@ -21,14 +22,7 @@ FIELDS = (
     "data_level2_backup_retention_period",
     "data_level2_backup_period",
 )
-FIRST = {
-    "preferred_backup_time": "02:00Z-03:00Z",
-    "preferred_backup_period": ",".join(WEEKDAYS),
-    "backup_frequency": "Normal",
-    "data_level1_backup_retention_period": "7",
-    "data_level2_backup_retention_period": "0",
-    "data_level2_backup_period": "",
-}
+_FIRST = words(FIRST)  # what a policy is at first where a form says nothing
 _DAYS = (WEEKDAYS, WEEKDAYS[:5], ("Monday", "Wednesday", "Friday"), ("Tuesday", "Thursday", "Saturday"))
 _SOME_DAYS = (*_DAYS[1:], ("Wednesday", "Sunday"))
 
@@ -44,7 +38,7 @@ def shown(visit: Visit, cluster_id: str) -> Found:
     except InvalidParameter as error:
         refused = error.message
     exists = bool(policy["preferred_backup_time"])
-    now = {name: policy[name] for name in FIELDS} if exists else FIRST
+    now = {name: policy[name] for name in FIELDS} if exists else {name: _FIRST[name] for name in FIELDS}
     values = now | given | {"drill_period": policy["drill_period"]}
     return {
         "policy": policy,

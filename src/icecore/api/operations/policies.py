@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 from icecore import errors
 from icecore.api.contract import Call
@@ -26,10 +25,10 @@ _WINDOW = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])Z-([01][0-9]|2[0-3]):([0-5
 def describe_policy(context: Context, call: Call) -> Result:
     """Every string is there, empty without a policy: Terraform's provider stops at one that is missing."""
     policy = policies.of(context.catalog, call.params["db_cluster_id"])
-    words = _words(policy) if policy else dict.fromkeys(_words(FIRST), "")
+    said = words(policy) if policy else dict.fromkeys(words(FIRST), "")
     following = policy.schedule.next_slot(intents.now()) if policy else None
     return {
-        **words,
+        **said,
         "preferred_next_backup_time": following,
         "data_level2_backup_another_region_region": "",
         "data_level2_backup_another_region_retention_period": "0",
@@ -130,7 +129,8 @@ def _asked(call: Call, policy: Policy) -> Policy:
     return replace(policy, schedule=schedule, retention=retention, on_deletion=on_deletion)
 
 
-def _words(policy: Policy) -> dict[str, Any]:
+def words(policy: Policy) -> dict[str, str]:
+    """A policy as PolarDB spells it."""
     schedule, retention = policy.schedule, policy.retention
     frequency = next(word for word, per_day in FREQUENCIES.items() if per_day == schedule.per_day)
     hour = [(schedule.start_minute + minutes) % 1440 for minutes in (0, 60)]
