@@ -17,7 +17,7 @@ from icecore.catalog import Catalog, intents, policies
 
 log = structlog.get_logger()
 
-LOOK_EVERY_S = 15.0
+LOOK_EVERY_S = 5.0
 
 
 class Scheduler:

@@ -222,3 +222,39 @@ def test_drills_come_when_they_are_due_once_and_not_again_at_once_when_they_fail
     for wrong in ("366", "-1", "x"):
         with pytest.raises(errors.InvalidParameter, match="DrillPeriod"):
             desk.call("ModifyDrillPolicy", DBClusterId=desk.cluster_id, DrillPeriod=wrong)
+
+
+def test_setting_the_same_policy_each_day_does_not_put_removal_off(desk, clock):
+    """As Terraform does. Without a policy the marks go at once."""
+    scheduler = Scheduler(desk.app.catalog, threading.Event(), clock)
+    wanted = {"PreferredBackupTime": "09:00Z-10:00Z", "DataLevel1BackupRetentionPeriod": "3"}
+    set_policy(desk, **wanted)
+    for _ in range(9):
+        clock.now += DAY_S
+        scheduler.look()
+        work(desk, clock)
+        set_policy(desk, **wanted)
+    assert len(kept(desk)) <= 5 and _marked(desk)
+    desk.call("DeleteBackupPolicy", DBClusterId=desk.cluster_id)
+    assert not _marked(desk)
+
+
+def test_a_look_that_finds_nothing_due_writes_nothing(desk, clock, monkeypatch):
+    scheduler = Scheduler(desk.app.catalog, threading.Event(), clock)
+    set_policy(desk, PreferredBackupTime="09:00Z-10:00Z", DataLevel1BackupRetentionPeriod="3")
+    for _ in range(6):
+        clock.now += DAY_S
+        scheduler.look()
+        work(desk, clock)
+    clock.now += 60
+    scheduler.look()
+
+    def refused():
+        raise AssertionError("a look wrote")
+
+    monkeypatch.setattr(desk.app.catalog, "write", refused)
+    clock.now += 60
+    scheduler.look()
+    clock.now += DAY_S
+    with pytest.raises(AssertionError, match="a look wrote"):
+        scheduler.look()

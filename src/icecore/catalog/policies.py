@@ -29,7 +29,7 @@ def of(catalog: Catalog, cluster_id: str) -> Policy | None:
     """None where backups are made by hand only. Raises ClusterNotFound."""
     with catalog.read() as tx:
         live_cluster(tx, cluster_id)
-        row = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
+        row = _row(tx, cluster_id)
     return _policy(row) if row is not None else None
 
 
@@ -48,15 +48,16 @@ def every(catalog: Catalog) -> list[str]:
 
 
 def set_(catalog: Catalog, cluster_id: str, policy: Policy | None) -> None:
-    """Slots count from now on: a new policy makes up for nothing. What an older one marked to expire is judged anew.
+    """Slots of a new schedule count from now on: it makes up for nothing. What is marked to expire is judged anew with
+    the next look, so that who sets the same policy each day does not put removal off.
     Raises ClusterNotFound, Refused (an instant clone)."""
     with catalog.write() as tx:
         refuse_clone(live_cluster(tx, cluster_id))
-        before = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
+        before = _row(tx, cluster_id)
         tx.execute(sa.delete(tables.policy).where(tables.policy.c.cluster_id == cluster_id))
-        b = tables.backup.c
-        tx.execute(sa.update(tables.backup).where(b.cluster_id == cluster_id).values(expires_at=None))
         if policy is None:
+            b = tables.backup.c
+            tx.execute(sa.update(tables.backup).where(b.cluster_id == cluster_id).values(expires_at=None))
             return
         same = before is not None and _policy(before).schedule == policy.schedule
         tx.execute(
@@ -80,12 +81,12 @@ def take_slot(catalog: Catalog, cluster_id: str, moment: int) -> str:
     same transaction, so by one backup only, whoever else looks; one that comes while the last automatic backup is
     still being made is passed over."""
     b = tables.backup.c
-    with catalog.write() as tx:
-        row = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
-        if row is None:
+    with catalog.read() as tx:  # nearly every look finds nothing due and must not stand in a writer's way
+        if _due_slot(tx, cluster_id, moment) is None:
             return ""
-        slot = due(_policy(row).schedule, moment, row.taken_slot)
-        if slot is None or live_cluster(tx, cluster_id).status != ClusterStatus.RUNNING:
+    with catalog.write() as tx:
+        slot = _due_slot(tx, cluster_id, moment)
+        if slot is None:
             return ""
         tx.execute(sa.update(tables.policy).where(tables.policy.c.cluster_id == cluster_id).values(taken_slot=slot))
         if tx.execute(
@@ -101,14 +102,15 @@ def take_slot(catalog: Catalog, cluster_id: str, moment: int) -> str:
 
 def take_drill(catalog: Catalog, cluster_id: str, moment: int) -> str:
     """Queue the verification that is due, if one is and none is under way; gives its job's id or nothing."""
+    with catalog.read() as tx:
+        if not _due_drill(tx, cluster_id, moment):
+            return ""
     with catalog.write() as tx:
-        wanted = tx.execute(sa.select(tables.policy.c.drill_days).where(tables.policy.c.cluster_id == cluster_id))
-        backups = _drilled(tx, cluster_id)
-        at = drills.due_at(backups, wanted.scalar() or 0)
-        if at is None or at > moment or unfinished_job(tx, cluster_id=cluster_id, kind=JobKind.VERIFY):
+        backup_id = _due_drill(tx, cluster_id, moment)
+        if not backup_id:
             return ""
         job_id = new_id(tx)
-        queue_job(catalog, tx, job_id, JobKind.VERIFY, cluster_id, drills.choose(backups))
+        queue_job(catalog, tx, job_id, JobKind.VERIFY, cluster_id, backup_id)
         return job_id
 
 
@@ -116,7 +118,7 @@ def drill_overdue_s(catalog: Catalog, moment: int) -> dict[str, int]:
     """By cluster whose policy has drills: for how long one has been due. A cluster without a backup is not listed."""
     found = {}
     with catalog.read() as tx:
-        for row in tx.execute(sa.select(tables.policy)).all():
+        for row in tx.execute(sa.select(tables.policy).where(tables.policy.c.drill_days > 0)).all():
             at = drills.due_at(backups := _drilled(tx, row.cluster_id), row.drill_days)
             if at is not None:
                 # due from the first backup on where there never was one
@@ -137,7 +139,7 @@ def preview(catalog: Catalog, cluster_id: str, moment: int, policy: Policy | Non
     with catalog.read() as tx:
         live_cluster(tx, cluster_id)
         if policy is None:
-            row = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
+            row = _row(tx, cluster_id)
             policy = _policy(row) if row is not None else None
         return judge(policy.retention, _candidates(tx, cluster_id), moment) if policy else []
 
@@ -145,22 +147,15 @@ def preview(catalog: Catalog, cluster_id: str, moment: int, policy: Policy | Non
 def mark(catalog: Catalog, cluster_id: str, moment: int) -> list[str]:
     """Set or take back when each backup expires, as the policy has it; gives those whose time is up."""
     b = tables.backup.c
-    with catalog.write() as tx:
-        row = tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
-        if row is None:
-            return []
-        goes = {
-            each.backup_id
-            for each in judge(_policy(row).retention, _candidates(tx, cluster_id), moment)
-            if not each.keep
-        }
-        marked = dict(
-            tx.execute(sa.select(b.id, b.expires_at).where(b.cluster_id == cluster_id, b.expires_at.is_not(None))).all()
-        )
-        for backup_id in marked.keys() - goes:
-            tx.execute(sa.update(tables.backup).where(b.id == backup_id).values(expires_at=None))
-        for backup_id in goes - marked.keys():
-            tx.execute(sa.update(tables.backup).where(b.id == backup_id).values(expires_at=moment + QUARANTINE_S))
+    with catalog.read() as tx:
+        goes, marked = _expiring(tx, cluster_id, moment)
+    if goes != marked.keys():
+        with catalog.write() as tx:
+            goes, marked = _expiring(tx, cluster_id, moment)
+            for backup_id in marked.keys() - goes:
+                tx.execute(sa.update(tables.backup).where(b.id == backup_id).values(expires_at=None))
+            for backup_id in goes - marked.keys():
+                tx.execute(sa.update(tables.backup).where(b.id == backup_id).values(expires_at=moment + QUARANTINE_S))
     return sorted(backup_id for backup_id in goes & marked.keys() if marked[backup_id] <= moment)
 
 
@@ -178,6 +173,41 @@ def hold(catalog: Catalog, cluster_id: str, backup_id: str, reason: str | None) 
         )
         if not changed.rowcount:
             raise errors.BackupNotFound()
+
+
+def _row(tx: sa.Connection, cluster_id: str) -> sa.Row[Any] | None:
+    return tx.execute(sa.select(tables.policy).where(tables.policy.c.cluster_id == cluster_id)).first()
+
+
+def _due_slot(tx: sa.Connection, cluster_id: str, moment: int) -> int | None:
+    row = _row(tx, cluster_id)
+    slot = due(_policy(row).schedule, moment, row.taken_slot) if row is not None else None
+    return slot if slot is not None and live_cluster(tx, cluster_id).status == ClusterStatus.RUNNING else None
+
+
+def _due_drill(tx: sa.Connection, cluster_id: str, moment: int) -> str:
+    """The backup to verify now."""
+    row = _row(tx, cluster_id)
+    if row is None or not row.drill_days:
+        return ""
+    backups = _drilled(tx, cluster_id)
+    at = drills.due_at(backups, row.drill_days)
+    if at is None or at > moment or unfinished_job(tx, cluster_id=cluster_id, kind=JobKind.VERIFY):
+        return ""
+    return drills.choose(backups)
+
+
+def _expiring(tx: sa.Connection, cluster_id: str, moment: int) -> tuple[set[str], dict[str, int]]:
+    """What the policy lets go, and what is marked so, with when it goes. Nothing without a policy."""
+    b, row = tables.backup.c, _row(tx, cluster_id)
+    if row is None:
+        return set(), {}
+    verdicts = judge(_policy(row).retention, _candidates(tx, cluster_id), moment)
+    marked = sa.select(b.id, b.expires_at).where(
+        b.cluster_id == cluster_id, b.expires_at.is_not(None), b.status == BackupStatus.SUCCESS
+    )
+    goes = {each.backup_id for each in verdicts if not each.keep}
+    return goes, {row.id: row.expires_at for row in tx.execute(marked)}
 
 
 def _drilled(tx: sa.Connection, cluster_id: str) -> list[Drilled]:
