@@ -197,6 +197,10 @@ def test_moments_through_kills_and_restarts(place: Path) -> None:
                 time.sleep(2)
             time.sleep(0.5)
         with Archiving(server.dsn(), str(repo)) as archiving:
+            # A position between two commits, for a restore that ends there
+            server.sql("CREATE TABLE mark (n int)")
+            ((position,),) = server.sql("SELECT pg_current_wal_insert_lsn()::text")
+            server.sql("INSERT INTO mark VALUES (1)")
             # Idle: moments after the last commit are known as well
             ended = time.time()
             eventually(lambda: archiving.last is not None and archiving.last.known_at_us > ended * 1e6)
@@ -208,6 +212,9 @@ def test_moments_through_kills_and_restarts(place: Path) -> None:
     for number, moment_us in enumerate([*picked, window.until_us, window.since_us]):
         with restored(repository, place, f"r{number}", moment_us=moment_us) as dsn:
             ledger.check(dsn, moment_us / 1e6)
+    with restored(repository, place, "lsn", position=lsn_number(position)) as dsn:
+        assert world.sql(dsn, "SELECT count(*) FROM mark") == [(0,)]
+        ledger.check(dsn, time.time())
     # A day of units does not stay: those of a full stride are one
     units = repository.log(CLUSTER).listing.units
     assert len(units) < 60, len(units)
