@@ -142,8 +142,8 @@ class Writer:
 
     def check(self) -> None:
         """R7's second half. Every new pack was decoded from its buffer before it got its name: that finds faults of
-        compression, encryption and memory. Reading back what was just written would ask the page cache, not the
-        disk, so here only sizes are compared for all, and a sample is read through storage: blocks of earlier
+        compression, encryption and memory. To read all of it back would take as long as to write it, so here only
+        sizes are compared for all, and a sample is read through storage, past the page cache or not: blocks of earlier
         sessions that this one relies on (a pack may have gone or rotted since), and some of the new ones.
         """
         self._raise_failure()
